@@ -46,7 +46,9 @@ def test_colour_does_not_bleed_from_transparent_pixels() -> None:
     source[..., :3] = np.where(source[..., 3:] > 0, [1.0, 0.5, 0.0], [0.0, 0.0, 1.0])
     out, _ = frame_subject(source, 77)
     alpha = out[..., 3:]
-    np.testing.assert_allclose(out[..., :3] * alpha, np.array([1, 0.5, 0]) * alpha, atol=0.006)  # 8 bits, premultiplied
+    colour = out[..., :3] * alpha
+    assert colour[..., 2].max() < 0.002  # none of the blue
+    np.testing.assert_allclose(colour, np.array([1, 0.5, 0]) * alpha, atol=0.05)  # bicubic overshoots a little
 
 
 def test_shift_moves_right_and_down() -> None:
