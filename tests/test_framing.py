@@ -48,7 +48,7 @@ def test_colour_does_not_bleed_from_transparent_pixels() -> None:
     alpha = out[..., 3:]
     colour = out[..., :3] * alpha
     assert colour[..., 2].max() < 0.002  # none of the blue
-    np.testing.assert_allclose(colour, np.array([1, 0.5, 0]) * alpha, atol=0.05)  # bicubic overshoots a little
+    np.testing.assert_allclose(colour, np.array([1, 0.5, 0]) * alpha, atol=0.07)  # bicubic overshoots a little
 
 
 def test_shift_moves_right_and_down() -> None:
