@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-USUAL_HEIGHT_M = {
-    "apple": 0.08, "armchair": 0.95, "axe": 0.8, "backpack": 0.5, "barrel": 0.9, "bed": 0.9, "bench": 0.85,
-    "bird": 0.2, "boat": 1.5, "book": 0.25, "bookshelf": 1.8, "bottle": 0.3, "bowl": 0.09, "box": 0.4, "bucket": 0.3,
-    "bus": 3.0, "cactus": 1.0, "cake": 0.15, "candle": 0.2, "car": 1.5, "castle": 12.0, "cat": 0.3, "chair": 0.9,
-    "character": 1.75, "chest": 0.6, "clock": 0.3, "coin": 0.03, "crate": 0.6, "crown": 0.12, "cup": 0.1, "desk": 0.75,
-    "dice": 0.02, "dog": 0.55, "door": 2.0, "drum": 0.5, "fence": 1.0, "fish": 0.2, "flower": 0.4, "gem": 0.05,
-    "girl": 1.2, "guitar": 1.0, "hammer": 0.35, "hat": 0.2, "helmet": 0.28, "house": 6.0, "hydrant": 0.8, "jar": 0.2,
-    "key": 0.08, "knight": 1.8, "ladder": 2.5, "lamp": 0.5, "lantern": 0.35, "lighthouse": 20.0, "log": 0.4,
-    "man": 1.75, "mug": 0.1, "mushroom": 0.15, "person": 1.75, "piano": 1.2, "pillar": 3.0, "plane": 3.0, "plant": 0.6,
-    "pot": 0.25, "pumpkin": 0.3, "robot": 1.7, "rock": 0.5, "rocket": 10.0, "shelf": 1.8, "shield": 0.9, "ship": 8.0,
-    "shoe": 0.12, "sign": 2.0, "skull": 0.2, "snowman": 1.6, "sofa": 0.85, "spaceship": 5.0, "stool": 0.5,
-    "sword": 1.0, "table": 0.75, "teapot": 0.18, "tent": 1.5, "torch": 0.5, "tower": 10.0, "train": 3.5, "tree": 5.0,
-    "truck": 2.8, "trumpet": 0.5, "umbrella": 0.9, "vase": 0.35, "well": 2.0, "wizard": 1.75, "woman": 1.65,
+from engine.toybox.vocabulary import USUAL_HEIGHT_M as TOYBOX
+
+USUAL_HEIGHT_M: dict[str, float] = {
+    **TOYBOX,
+    "apple": 0.08, "armchair": 0.95, "backpack": 0.5, "bird": 0.2, "book": 0.25, "bookshelf": 1.8, "box": 0.4,
+    "bus": 3.0, "castle": 12.0, "cat": 0.3, "character": 1.75, "clock": 0.3, "coin": 0.03, "crown": 0.12, "cup": 0.1,
+    "desk": 0.75, "dice": 0.02, "dog": 0.55, "door": 2.0, "drum": 0.5, "fence": 1.0, "fish": 0.2, "flower": 0.4,
+    "gem": 0.05, "girl": 1.2, "guitar": 1.0, "hat": 0.2, "helmet": 0.28, "hydrant": 0.8, "jar": 0.2, "knight": 1.8,
+    "ladder": 2.5, "lantern": 0.35, "lighthouse": 20.0, "log": 0.4, "man": 1.75, "person": 1.75, "piano": 1.2,
+    "pillar": 3.0, "plane": 3.0, "plant": 0.6, "pot": 0.25, "pumpkin": 0.3, "robot": 1.7, "shelf": 1.8, "ship": 8.0,
+    "shoe": 0.12, "sign": 2.0, "skull": 0.2, "sofa": 0.85, "spaceship": 5.0, "tent": 1.5, "torch": 0.5, "truck": 2.8,
+    "trumpet": 0.5, "well": 2.0, "wizard": 1.75, "woman": 1.65,
 }
 
 PREPOSITIONS = frozenset("with of on in made from at under over by near beside behind and for seen".split())
