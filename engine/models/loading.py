@@ -1,0 +1,157 @@
+"""Loading checked folders of weights into roles. Weights in half precision become single precision on every device:
+the built-in networks are small, and results then differ less between devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from engine.diffusion.novel_view import CCProjection
+from engine.errors import BadInput
+from engine.models.cards import REPAIR
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """unet : UNet2DConditionModel; vae : AutoencoderKL; text_encoder : CLIP's text transformer
+
+    tokenizer : fast tokenizer; scheduler : DDIMScheduler as trained; size : pixels
+    words : the words that it saw in training; () when its card does not say
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    size: int
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """clip : CLIPModel; tokenizer : fast tokenizer; card : its card's fields (thresholds of "far from the toybox")"""
+
+    clip: Any
+    tokenizer: Any
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NovelView:
+    """unet : UNet2DConditionModel with 8 input channels; cc_projection : CCProjection; vae : AutoencoderKL
+
+    image_encoder : callable, (b, 3, h, w) pixels normalised for CLIP -> (b, d) projected embeddings
+    image_size : pixels that the image encoder takes; scheduler : DDIMScheduler as trained; size : pixels
+    """
+
+    unet: Any
+    cc_projection: Any
+    image_encoder: Callable[[torch.Tensor], torch.Tensor]
+    image_size: int
+    vae: Any
+    scheduler: Any
+    size: int
+
+
+@dataclass(frozen=True)
+class Matting:
+    """unet : UNet2DModel, pictures (b, 3, h, w) in [-1, 1] -> one channel of logits of alpha; size : pixels"""
+
+    unet: Any
+    size: int
+
+
+def _finish(model: torch.nn.Module, device: str) -> Any:
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _strictly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Put tensors into a model whose parameters are placeholders; every key and shape must fit."""
+    try:
+        model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BadInput(f"the weights {path} do not fit their config.json: {' '.join(str(error).split())[:300]}",
+                       REPAIR) from error
+
+
+def load_diffusers(cls: Any, folder: Path, device: str) -> Any:
+    """A diffusers model from config.json + diffusion_pytorch_model.safetensors, every key accounted for."""
+    path = folder / "diffusion_pytorch_model.safetensors"
+    config = _config(lambda: cls.load_config(folder, local_files_only=True), folder)
+    with torch.device("meta"):  # no time lost on random numbers that are thrown away
+        model = cls.from_config(config)
+    _strictly(model, _tensors(path), path)
+    return _finish(model, device)
+
+
+def _config(read: Callable[[], Any], folder: Path) -> Any:
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the configuration in {folder}: {error}", REPAIR) from error
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own class, OSError or ValueError by the damage
+        raise BadInput(f"cannot read the weights {path}: {error}", REPAIR) from error
+
+
+def load_clip(folder: Path, device: str) -> Any:
+    """A transformers CLIPModel. Its position ids are no weights, so it is made for real and then filled."""
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.initialization import no_init_weights
+    config = _config(lambda: CLIPConfig.from_pretrained(folder, local_files_only=True), folder)
+    with no_init_weights():
+        model = CLIPModel(config)
+    _strictly(model, _tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    return _finish(model, device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+    return _config(lambda: PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True), folder)
+
+
+def load_scheduler(folder: Path) -> Any:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    return _config(lambda: DDIMScheduler.from_pretrained(folder, local_files_only=True), folder)
+
+
+def load_vae(folder: Path, device: str) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    return load_diffusers(AutoencoderKL, folder, device)
+
+
+def load_unet(folder: Path, device: str) -> Any:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    return load_diffusers(UNet2DConditionModel, folder, device)
+
+
+def load_matting(folder: Path, device: str) -> Matting:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    unet = load_diffusers(UNet2DModel, folder, device)
+    return Matting(unet, int(unet.config.sample_size))
+
+
+def load_projection(folder: Path, device: str) -> Any:
+    return load_diffusers(CCProjection, folder, device)
+
+
+def size_of(unet: Any, vae: Any) -> int:
+    """Native pixels: the U-Net's latent size times the VAE's factor."""
+    return int(unet.config.sample_size) * int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def image_encoder(clip: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """CLIP's projected, not normalised image embedding, as Zero-1-to-3 takes it."""
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+    return encode

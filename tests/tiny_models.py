@@ -1,0 +1,82 @@
+"""A model set of tiny random networks in the built-in set's layout, for tests of everything around the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from engine.models.cards import part_digest, write_card
+from engine.models.sets import ModelSet
+from engine.toybox.vocabulary import WORDS
+
+TOKENS = 32
+CONTEXT = 16
+SIZE = 64
+
+
+def _tokenizer(folder: Path) -> int:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    names = ["<|startoftext|>", "<|endoftext|>", "<unk>", *WORDS, ",", "."]
+    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|endoftext|>",
+                            pad_token="<|endoftext|>", unk_token="<unk>", model_max_length=TOKENS
+                            ).save_pretrained(folder)
+    return len(names)
+
+
+def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
+    """Write every part of a built-in set under ``folder`` (half precision, with cards) and return the set."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
+    from transformers import CLIPConfig, CLIPModel
+
+    from engine.diffusion.novel_view import CCProjection
+    torch.manual_seed(seed)
+    vocabulary = _tokenizer(folder / "tokenizer")
+    write_card(folder / "tokenizer", trained_on={})
+    digests = {"tokenizer": part_digest(folder / "tokenizer")}
+
+    tower = {"hidden_size": CONTEXT, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = CLIPModel(CLIPConfig(
+        text_config={**tower, "vocab_size": vocabulary, "max_position_embeddings": TOKENS, "bos_token_id": 0,
+                     "eos_token_id": 1, "pad_token_id": 1},
+        vision_config={**tower, "image_size": SIZE, "patch_size": 16}, projection_dim=CONTEXT))
+    clip.half().save_pretrained(folder / "clip")
+    write_card(folder / "clip", trained_on=dict(digests))
+    digests["clip"] = part_digest(folder / "clip")
+
+    blocks = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                        latent_channels=4, sample_size=SIZE, scaling_factor=0.5, **blocks)
+    vae.half().save_pretrained(folder / "vae")
+    write_card(folder / "vae", trained_on={})
+    digests["vae"] = part_digest(folder / "vae")
+
+    scheduler = DDIMScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear", beta_start=0.00085,
+                              beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    for part, channels in (("text_to_image", 4), ("novel_view", 8)):
+        unet = UNet2DConditionModel(sample_size=SIZE // 8, in_channels=channels, out_channels=4,
+                                    cross_attention_dim=CONTEXT, attention_head_dim=2, **blocks)
+        unet.half().save_pretrained(folder / part / "unet")
+        scheduler.save_pretrained(folder / part / "scheduler")
+        if part == "novel_view":
+            CCProjection(CONTEXT + 4, CONTEXT).half().save_pretrained(folder / part / "cc_projection")
+        write_card(folder / part, trained_on=dict(digests), words=["a", "red", "blue", "mug", "chair", "view", "front"])
+
+    UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
+                ).half().save_pretrained(folder / "matting")
+    write_card(folder / "matting", trained_on={})
+    return ModelSet("builtin", folder)
+
+
+def rewrite_card(folder: Path, **fields: object) -> None:
+    """Change fields of a card in place."""
+    path = folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
