@@ -77,7 +77,7 @@ def barrel(rng: Rng) -> list[Solid]:
 
 def crate(rng: Rng) -> list[Solid]:
     s, t = 1.0, .09
-    h = rng.uniform(.85, 1.0)
+    h = rng.uniform(.72, .9)
     out = [_s(box(s - .06, h - .06, s - .06).moved(y=.03), "body")]
     for a in (-1, 1):
         for b in (-1, 1):
@@ -282,7 +282,7 @@ def snowman(rng: Rng) -> list[Solid]:
 
 
 def gift(rng: Rng) -> list[Solid]:
-    w, h = .9, rng.uniform(.6, .85)
+    w, h = .9, rng.uniform(.5, .7)
     out = [_s(box(w, h * .85, w), "box"), _s(box(w * 1.06, h * .2, w * 1.06).moved(y=h * .8), "lid"),
            _s(box(.16, h + .02, w * 1.08), "ribbon", "gold"), _s(box(w * 1.08, h + .02, .16), "ribbon", "gold")]
     for s in (-1, 1):
