@@ -1,0 +1,129 @@
+"""``python -m engine.training PART [options]``: make a built-in model from the toybox's shards, one command each.
+
+Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; matting and judge
+stand alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
+    "clip": {"minutes": 15, "lr": 1e-3, "batch": 128, "ema": 0.995},
+    "text_to_image": {"minutes": 45, "lr": 1e-3, "batch": 32, "ema": 0.999},
+    "novel_view": {"minutes": 40, "lr": 1e-3, "batch": 32, "ema": 0.999},
+    "matting": {"minutes": 10, "lr": 2e-3, "batch": 16, "ema": 0.995},
+    "judge": {"minutes": 8, "lr": 2e-3, "batch": 64, "ema": 0.995},
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m engine.training", description=__doc__)
+    p.add_argument("part", choices=PARTS)
+    p.add_argument("--data", type=Path, default=ROOT / "scratch" / "toybox", help="folder of the splits")
+    p.add_argument("--work", type=Path, default=ROOT / "scratch" / "training", help="state, log, curve, caches")
+    p.add_argument("--minutes", type=float, help="wall-clock budget; <work>/<part>/minutes overrides it live")
+    p.add_argument("--steps", type=int, help="budget in steps instead (a repeatable run)")
+    p.add_argument("--batch", type=int)
+    p.add_argument("--lr", type=float)
+    p.add_argument("--ema", type=float)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--nice", type=int, default=5)
+    p.add_argument("--checkpoint-s", type=float, default=120)
+    p.add_argument("--evaluate-s", type=float, default=300)
+    p.add_argument("--init", action="store_true", help="start from the committed weights")
+    p.add_argument("--fresh", action="store_true", help="forget the kept state and start anew")
+    p.add_argument("--export-only", action="store_true", help="write the weights of the kept state, train nothing")
+    p.add_argument("--evaluate-only", action="store_true", help="print the figures of the kept state")
+    p.add_argument("--no-export", action="store_true")
+    return p
+
+
+def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path) -> Any:
+    """The trainer of a part."""
+    if part == "vae":
+        from engine.training.vae import Vae
+        return Vae(train, held_out, batch)
+    if part == "clip":
+        from engine.training.clip import Clip
+        return Clip(train, held_out, batch)
+    if part == "text_to_image":
+        from engine.training.text_to_image import TextToImage
+        return TextToImage(train, held_out, batch, work)
+    if part == "novel_view":
+        from engine.training.novel_view import NovelView
+        return NovelView(train, held_out, batch, work)
+    if part == "matting":
+        from engine.training.matting import Matting
+        return Matting(train, held_out, batch)
+    from engine.training.judge import Judge
+    return Judge(train, held_out, batch)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    a = parser().parse_args(arguments)
+    if hasattr(os, "nice"):
+        os.nice(a.nice)
+    import torch
+
+    from engine.training.data import Shards
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    if a.part == "tokenizer":
+        from engine.training.tokenizer import export_tokenizer
+        print(export_tokenizer())
+        return 0
+    train, held_out = Shards(a.data / "train"), Shards(a.data / "held_out")
+    if len(train) == 0:
+        print(f"no shards under {a.data / 'train'}; make them with engine.toybox first", file=sys.stderr)
+        return 2
+    if a.part == "latents":
+        from engine.training.latents import update
+        for split in (train, held_out):
+            print(split.folder.name, update(split, a.work / "latents", a.device, report=print))
+        return 0
+
+    from engine.training.loop import Settings, load_average
+    from engine.training.loop import train as fit
+    defaults = DEFAULTS[a.part]
+    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work)
+    folder = a.work / a.part
+    if a.export_only or a.evaluate_only:
+        state = load_average(task, folder)
+        if a.evaluate_only or not state.metrics:
+            with torch.no_grad():
+                state.metrics = task.evaluate(state.ema)
+            print(json.dumps(state.metrics))
+        if a.export_only:
+            print(task.export(state, folder))
+        return 0
+    if a.fresh:
+        for name in ("state.pt", "log.jsonl", "minutes"):
+            (folder / name).unlink(missing_ok=True)
+    if a.init:
+        task.load_committed()
+    minutes = a.minutes if a.minutes is not None else (None if a.steps else defaults["minutes"])
+    state = fit(task, Settings(
+        folder, minutes, a.steps, a.lr or defaults["lr"], ema=a.ema or defaults["ema"], seed=a.seed, device=a.device,
+        threads=a.threads, checkpoint_s=a.checkpoint_s, evaluate_s=a.evaluate_s))
+    if not state.finished:
+        print(f"stopped at step {state.step}; the same command goes on from there")
+        return 130
+    state.ema.cpu()
+    if not a.no_export:
+        print(task.export(state, folder))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""From a training's averaged weights to engine/weights/builtin/<part>: public layouts, half precision, and papers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine.models.cards import part_digest
+from engine.models.sets import BUILTIN_FOLDER
+
+
+def export(part: str, save: Callable[[Path], None], *, about: str, data: str, limits: str,
+           trained_on: tuple[str, ...] = (), steps: int = 0, minutes: float = 0.0,
+           metrics: dict[str, float] | None = None, curve: Path | None = None, extra: dict[str, Any] | None = None,
+           root: Path = BUILTIN_FOLDER) -> Path:
+    """Write ``root/part`` with its card; ``save(folder)`` writes the weights. Replaces an older export as a whole.
+
+    trained_on : parts whose exported weights this one was trained on; their digests go on the card
+    """
+    part_folder = root / part
+    fresh = part_folder.with_name(part_folder.name + ".part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save(fresh)
+    card: dict[str, Any] = {
+        "part": part, "sha256": part_digest(fresh),
+        "trained_on": {name: part_digest(root / name) for name in trained_on},
+        "steps": steps, "minutes": round(minutes, 1), "metrics": {k: round(v, 4) for k, v in (metrics or {}).items()},
+        "licence": "Apache-2.0", "commercial": "yes", "about": about, "data": data, "limits": limits, **(extra or {})}
+    (fresh / "card.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (fresh / "card.md").write_text(_page(card, curve is not None and curve.exists()), encoding="utf-8")
+    if curve is not None and curve.exists():
+        shutil.copyfile(curve, fresh / "curve.png")
+    old = part_folder.with_name(part_folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if part_folder.exists():
+        os.replace(part_folder, old)
+    os.replace(fresh, part_folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return part_folder
+
+
+def half(model: nn.Module) -> nn.Module:
+    """A copy in half precision, as it is shipped."""
+    import copy
+    return copy.deepcopy(model).cpu().half().eval()
+
+
+def _page(card: dict[str, Any], curve: bool) -> str:
+    metrics = "\n".join(f"| {name} | {value} |" for name, value in card["metrics"].items())
+    stands = "\n".join(f"- {name}: `{digest}`" for name, digest in card["trained_on"].items())
+    return "\n".join(line for line in [
+        f"# {card['part']}", "", card["about"], "",
+        f"**Data.** {card['data']}", "",
+        f"**Training.** {card['steps']} steps in {card['minutes']} minutes; `python -m engine.training "
+        f"{card['part']}` makes it again." if card["steps"] else None,
+        "\n![training curve](curve.png)" if curve else None, "",
+        "**Measured on held-out data.**\n\n| figure | value |\n|---|---|\n" + metrics + "\n" if metrics else None,
+        "**Stands on.**\n\n" + stands + "\n" if stands else None,
+        f"**Limits.** {card['limits']}", "",
+        f"Licence {card['licence']}. SHA-256 `{card['sha256']}`.", ""] if line is not None)
