@@ -6,13 +6,15 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Params(BaseModel):
@@ -84,13 +86,13 @@ class Spec:
 
 
 def stage(version: int, roles: tuple[str, ...] = (), gates: tuple[Gate, ...] = (), attempts: int = 1
-          ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+          ) -> Callable[[F], F]:
     """Mark ``def name(artifact, ..., p: Params, job: Job) -> Artifact`` as a stage.
 
     version : raise it whenever the output changes for equal inputs; roles : models it may ask the job for
     """
 
-    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+    def mark(function: F) -> F:
         hints = typing.get_type_hints(function, include_extras=False)
         names = list(inspect.signature(function).parameters)
         if names[-2:] != ["p", "job"]:

@@ -1,0 +1,37 @@
+"""Maquette: a prompt or a picture becomes assets that a game engine accepts.
+
+    import engine
+    asset = engine.make("a red mug")
+    asset.mesh          # TexturedMesh: vertices, faces, uvs, base_color, ...
+    asset.report        # measured quality, seeds, weights, licences
+    asset.save("mug")   # asset.glb, turntable, report, recipe
+
+Importing this package loads neither torch nor warp; they are loaded when something runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.api import Asset, fit, make
+    from engine.runs.run import Handle, Run
+    from engine.runs.store import Store
+
+__version__ = "0.1.0"
+__all__ = ["Asset", "Handle", "Run", "Store", "__version__", "fit", "make"]
+
+_HOMES = {"Asset": "engine.api", "fit": "engine.api", "make": "engine.api", "Handle": "engine.runs.run",
+          "Run": "engine.runs.run", "Store": "engine.runs.store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its home at first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute '{name}'")
+    import importlib
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
