@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from engine.models.cards import part_digest, write_card
+from engine.models.cards import part_digest
 from engine.models.sets import ModelSet
 from engine.toybox.vocabulary import WORDS
 
 TOKENS = 32
 CONTEXT = 16
 SIZE = 64
+
+
+def write_card(folder: Path, *, trained_on: dict[str, str], **fields: object) -> None:
+    """The card of the weights that lie in ``folder`` now, as ``engine.training.export`` writes it."""
+    card = {"part": folder.name, "sha256": part_digest(folder), "trained_on": trained_on, "licence": "Apache-2.0",
+            "commercial": "yes", **fields}
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
 
 
 def _tokenizer(folder: Path) -> int:
@@ -80,3 +90,44 @@ def rewrite_card(folder: Path, **fields: object) -> None:
     """Change fields of a card in place."""
     path = folder / "card.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+class ListJob:
+    """A job that keeps what a stage tells: ``warnings``, ``metrics``, ``fractions``, ``previews``."""
+
+    device = "cpu"
+
+    def __init__(self, models: ModelSet | None = None, seed: int = 0, label: str = "stage") -> None:
+        self.label = label
+        self.warnings: list[str] = []
+        self.metrics: dict[str, float] = {}
+        self.fractions: list[float] = []
+        self.previews: list[np.ndarray] = []
+        self._models, self._seed = models, seed
+
+    def seed(self, candidate: int = 0) -> int:
+        return self._seed * 1000 + candidate
+
+    def generator(self, candidate: int = 0) -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(self.seed(candidate))
+
+    def model(self, role: str) -> Any:
+        assert self._models is not None
+        return self._models.load(role, self.device)
+
+    def progress(self, fraction: float, preview: np.ndarray | None = None) -> None:
+        self.fractions.append(fraction)
+        if preview is not None:
+            self.previews.append(preview)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        return None
+
+    def resume(self) -> dict[str, Any] | None:
+        return None
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def metric(self, name: str, value: float, unit: str = "", against: str = "") -> None:
+        self.metrics[name] = value

@@ -35,14 +35,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def part_digest(folder: Path) -> str:
-    """One digest of a part: its file's SHA-256; of several files, the SHA-256 of the lines "relative/path sha256"."""
+    """One digest of a part: its file's SHA-256; of several, that of their lines "relative/path sha256", joined by LF."""
     files = weight_files(folder)
     if not files:
         raise BadInput(f"weights are missing: no .safetensors in {folder}", REPAIR)
     if len(files) == 1:
         return sha256_of(files[0])
-    lines = "".join(f"{f.relative_to(folder).as_posix()} {sha256_of(f)}\n" for f in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    lines = [f"{f.relative_to(folder).as_posix()} {sha256_of(f)}" for f in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,6 @@ def read_card(folder: Path) -> Card:
         raise BadInput(f"weights are missing: no model card {path}", REPAIR) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"the model card {path} cannot be read: {error!r}", REPAIR) from error
-
-
-def write_card(folder: Path, *, trained_on: dict[str, str], licence: str = "Apache-2.0", commercial: str = "yes",
-               **fields: Any) -> Card:
-    """Write card.json for the weights that lie in ``folder`` now."""
-    data = {"part": folder.name, "sha256": part_digest(folder), "trained_on": trained_on, "licence": licence,
-            "commercial": commercial, **fields}
-    (folder / "card.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return read_card(folder)
 
 
 def verify(folder: Path) -> Card:

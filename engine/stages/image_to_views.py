@@ -1,0 +1,161 @@
+"""A framed subject -> pictures of it from all around, by the novel-view network (Zero-1-to-3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+
+from engine.artifacts import Picture, Views, over_white
+from engine.conventions import zero123
+from engine.diffusion import framing, mattes, novel_view, pictures, sampling
+from engine.diffusion.prompt import DEFAULT_ELEVATION_DEG
+from engine.errors import RunFailed
+from engine.job import Job, Params, stage
+from engine.space import Cameras
+
+BATCH = 16
+WHITE = np.ones(3, np.float32)
+
+
+class ImageToViews(Params):
+    """Parameters of ``image_to_views``."""
+
+    elevation_deg: float | None = Field(None, ge=-30, le=80, description="Elevation that the picture was taken from, "
+                                        "-30 to 80 degrees; none: what the picture says, else 20.")
+    azimuths: int = Field(8, ge=2, le=72, description="Views in each ring, 2 to 72.")
+    elevations_deg: tuple[float, ...] = Field((20.0, 50.0, -5.0), min_length=1, max_length=8,
+                                              description="Elevation of each ring, -30 to 80 degrees.")
+    steps: int = Field(16, ge=1, le=250, description="Sampling steps, 1 to 250.")
+    guidance: float = Field(2.0, ge=1, le=20, description="Classifier-free guidance, 1 (none) to 20.")
+    sampler: Literal["ddim", "dpm"] = Field("dpm", description="Update rule: ddim or dpm (DPM-Solver++ 2M).")
+    matte: Literal["plain", "model"] = Field("plain", description="How views are cut out: plain, by their white "
+                                             "background; model, by the matting network.")
+    size: int | None = Field(None, ge=64, le=1024, description="Side of the views, pixels; none: the network's own, "
+                             "twice that when the picture is that large.")
+    trust: float = Field(0.5, gt=0, le=1, description="Weight of a made view beside the picture's own 1.")
+
+    QUALITY: ClassVar[dict[str, dict[str, Any]]] = {"draft": {"azimuths": 6, "elevations_deg": (20.0, 50.0),
+                                                              "steps": 10},
+                                                    "high": {"azimuths": 12, "steps": 40}}
+
+    @field_validator("elevations_deg")
+    @classmethod
+    def _elevations(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(-30 <= v <= 80 for v in value):
+            raise ValueError("every elevation must lie in -30 to 80 degrees")
+        return value
+
+
+@stage(version=1, roles=("novel_view", "matting"))
+def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
+    """Draw rings of views around the subject; view 0 is the picture itself, moved to where its camera sees it.
+
+    picture : (s, s, 4), framed by ``cut_out``. The cameras are Zero-1-to-3's (field of view 49.1 degrees, distance 1.7
+    times the longest side), in field units, with the picture's own azimuth (0 when unknown) and elevation.
+    """
+    model = job.model("novel_view")
+    azimuth = picture.azimuth_deg or 0.0
+    elevation = p.elevation_deg if p.elevation_deg is not None else picture.elevation_deg
+    if elevation is None:
+        elevation = DEFAULT_ELEVATION_DEG
+        job.warn(f"the picture's elevation is not known: taken as {elevation:g} degrees; --elevation DEG sets it")
+    # The first one repeats the picture's own camera: where it puts the subject tells where the picture belongs.
+    places = [(0.0, elevation), *ring_places(p.azimuths, p.elevations_deg)]
+    made = _draw(model, picture, elevation, places, p, job)
+
+    size = p.size or (model.size if picture.image.shape[0] < 2 * model.size else 2 * model.size)
+    cut = [_cut(image, p.matte, job) for image in made]
+    shown = [float((view[..., 3] >= framing.SOLID).mean()) for view in cut]
+    if max(shown) == 0:
+        raise RunFailed("the novel-view network drew nothing but background", "try another picture or --seed")
+    reference = place_like(picture.image, cut[0], size)
+    whole = framing.Square(0, 0, model.size)
+    views = [reference] + [framing.crop_square(view, whole, size) for view in cut[1:]]
+    weights = [1.0] + [p.trust if share > 0 else 0.0 for share in shown[1:]]
+
+    cameras = Cameras.orbit([azimuth + a for a, _ in places], [e for _, e in places],
+                            zero123.field_distance(zero123.CANONICAL_RADIUS), zero123.FOV_DEG, size)
+    names = ["reference"] + [f"azimuth_{(azimuth + a) % 360:03.0f}_elevation_{e:+03.0f}" for a, e in places[1:]]
+    job.metric("reference_iou", _iou(reference[..., 3], framing.crop_square(cut[0], whole, size)[..., 3]),
+               against="made view")
+    job.progress(1.0, over_white(views[0]))
+    return Views(np.stack(views), cameras, np.zeros(len(views), bool), names=names, reference=0,
+                 weights=np.asarray(weights, np.float32))
+
+
+def ring_places(azimuths: int, elevations_deg: Sequence[float]) -> list[tuple[float, float]]:
+    """(azimuth step, elevation) of every view: equal rings, each turned half a step against the one before."""
+    step = 360.0 / azimuths
+    return [((i + (k % 2) / 2) * step, float(e)) for k, e in enumerate(elevations_deg) for i in range(azimuths)]
+
+
+def place_like(rgba: np.ndarray, like: np.ndarray, size: int) -> np.ndarray:
+    """Move and scale a framed picture so that its bounding box sits where that of ``like`` does.
+
+    rgba : (s, s, 4); like : (m, m, 4), the same subject as its camera sees it -> (size, size, 4). Where ``like`` is
+    empty, the subject is centred at the scale at which a flat subject would stand at the canonical distance.
+    """
+    source = framing.bounding_box(rgba[..., 3])
+    if (like[..., 3] >= framing.SOLID).any():
+        left, top, right, bottom = (v / like.shape[0] for v in framing.bounding_box(like[..., 3]))
+    else:
+        half = 0.25 / (zero123.CANONICAL_RADIUS * np.tan(np.radians(zero123.FOV_DEG / 2)))
+        left, top, right, bottom = 0.5 - half, 0.5 - half, 0.5 + half, 0.5 + half
+    fill = max(right - left, bottom - top)
+    square = framing.square_around(source, fill, ((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5))
+    return framing.crop_square(rgba, square, size)
+
+
+def _draw(model: Any, picture: Picture, elevation: float, places: Sequence[tuple[float, float]], p: ImageToViews,
+          job: Job) -> np.ndarray:
+    """Sample every place -> (n, size, size, 3) over white; one generator a view, so that batches change no draw."""
+    device, done = job.device, 0
+    framed = framing.crop_square(picture.image, framing.Square(0, 0, picture.image.shape[0]), model.size)
+    shown = pictures.tensor_of(over_white(framed)[None], device)
+    total = -(-len(places) // BATCH) * p.steps
+    drawn = []
+    with torch.inference_mode():
+        embedding = model.image_encoder(pictures.clip_input(shown, model.image_size))
+        condition = novel_view.condition_latents(model.vae, pictures.vae_input(shown))
+        for first in range(0, len(places), BATCH):
+            part = places[first:first + BATCH]
+            cameras = torch.tensor([novel_view.camera_vector(elevation, e, a) for a, e in part], device=device)
+            tokens = novel_view.context(model.cc_projection, embedding.expand(len(part), -1), cameras)
+
+            def predict(latents: torch.Tensor, t: torch.Tensor, conditional: torch.Tensor,
+                        tokens: torch.Tensor = tokens) -> torch.Tensor:
+                n = len(latents)
+                context, beside = novel_view.drop_conditions(tokens.repeat(n // len(tokens), 1, 1),
+                                                             condition.expand(n, -1, -1, -1), ~conditional)
+                return model.unet(novel_view.unet_input(latents, beside), t, encoder_hidden_states=context).sample
+
+            def watch(step: int, guess: torch.Tensor) -> None:
+                nonlocal done
+                done += 1
+                show = step % 5 == 0 and step < p.steps
+                job.progress(0.9 * done / total,
+                             pictures.images_of(pictures.decode(model.vae, guess[-1:]))[0] if show else None)
+
+            noise = sampling.initial_noise([job.generator(first + i) for i in range(len(part))],
+                                           tuple(condition.shape[1:]), device)  # type: ignore[arg-type]
+            latents = sampling.sample(model.scheduler, sampling.guided(predict, p.guidance), noise, p.steps,
+                                      p.sampler, watch)
+            drawn.append(pictures.images_of(pictures.decode(model.vae, latents)))
+    return np.concatenate(drawn)
+
+
+def _cut(image: np.ndarray, matte: str, job: Job) -> np.ndarray:
+    """One made view over white -> straight RGBA; empty where nothing but white was drawn."""
+    if matte == "model":
+        return mattes.freed_colour(image, mattes.model_alpha(job.model("matting"), image, job.device))
+    return mattes.soft_edge(image, mattes.plain_mask(image, WHITE), WHITE)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two alphas, each cut at one half."""
+    x, y = a >= framing.SOLID, b >= framing.SOLID
+    return float((x & y).sum() / max((x | y).sum(), 1))
