@@ -31,7 +31,7 @@ def build(channels: tuple[int, ...] = CHANNELS, groups: int = 8) -> AutoencoderK
     """A fresh autoencoder with Stable Diffusion's key set."""
     return AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=channels, layers_per_block=2,
+        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=channels, layers_per_block=1,
         latent_channels=4, norm_num_groups=groups, sample_size=128, force_upcast=False)
 
 
