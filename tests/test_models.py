@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_tiny_set, rewrite_card
+from tiny_models import rewrite_card, tiny_set
 
 from engine.errors import BadInput
 from engine.models.pool import POOL, Pool
 from engine.models.sets import ModelSet, model_set
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelSet:
-    return make_tiny_set(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture
+def tiny() -> ModelSet:
+    return tiny_set()
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def test_info_names_id_licence_and_parts(tiny: ModelSet) -> None:
     assert list(info.parts) == ["novel_view", "vae", "clip"] and info.sha256 == tiny.digest("novel_view")
 
 
-@pytest.mark.parametrize("role, victim", [("text_to_image", "text_to_image/unet/diffusion_pytorch_model.safetensors"),
-                                          ("novel_view", "novel_view/cc_projection/diffusion_pytorch_model.safetensors"),
-                                          ("image_text", "clip/model.safetensors"),
-                                          ("text_to_image", "tokenizer/tokenizer.json")])
+@pytest.mark.parametrize("role, victim", [
+    ("text_to_image", "text_to_image/unet/diffusion_pytorch_model.safetensors"),
+    ("novel_view", "novel_view/cc_projection/diffusion_pytorch_model.safetensors"),
+    ("image_text", "clip/model.safetensors"), ("text_to_image", "tokenizer/tokenizer.json")])
 def test_a_changed_file_is_named_with_both_hashes(copy: ModelSet, role: str, victim: str) -> None:
     path = copy.folder / victim
     data = bytearray(path.read_bytes())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +88,14 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
                 ).half().save_pretrained(folder / "matting")
     write_card(folder / "matting", trained_on={})
     return ModelSet("builtin", folder)
+
+
+@cache
+def tiny_set() -> ModelSet:
+    """One tiny set for a whole test process; tests that change files copy it first."""
+    folder = Path(tempfile.mkdtemp(prefix="maquette-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_tiny_set(folder)
 
 
 def rewrite_card(folder: Path, **fields: object) -> None:

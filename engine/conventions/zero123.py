@@ -15,7 +15,7 @@ from engine.space import OBJECT_LONGEST_SIDE
 FOV_DEG = 49.1
 """Full field of view of every Zero-1-to-3 picture."""
 RADIUS_RANGE = (1.5, 2.2)
-CANONICAL_RADIUS = 1.7
+CANONICAL_RADIUS = 1.9
 """The distance that a framed condition picture is taken to have."""
 
 

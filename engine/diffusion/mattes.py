@@ -62,7 +62,8 @@ def soft_edge(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np
     if not mask.any():
         return np.concatenate([image, np.zeros((*mask.shape, 1))], -1).astype(np.float32)
     inner = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
-    inner = np.where(ndimage.binary_propagation(inner, mask=mask), inner, mask)  # thin parts have no inside of their own
+    # Thin parts have no inside of their own: there the mask itself gives the pure colours.
+    inner = np.where(ndimage.binary_propagation(inner, mask=mask), inner, mask)
     rows, columns = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
     pure = image[rows, columns]
     edge = ndimage.binary_dilation(mask, np.ones((3, 3))) & ~inner

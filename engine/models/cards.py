@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def part_digest(folder: Path) -> str:
-    """One digest of a part: its file's SHA-256; of several, that of their lines "relative/path sha256", joined by LF."""
+    """One digest of a part: its file's SHA-256; of several, that of the lines "path sha256", joined by LF."""
     files = weight_files(folder)
     if not files:
         raise BadInput(f"weights are missing: no .safetensors in {folder}", REPAIR)

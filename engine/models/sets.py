@@ -77,7 +77,7 @@ class ModelSet:
         return found
 
     def digest(self, role: str) -> str:
-        """SHA-256 over all parts that the role loads, weights and settings; it enters the keys of stages that use it."""
+        """SHA-256 over all parts that the role loads, weights and settings; it enters keys."""
         lines = []
         for part, card in self.cards(role).items():
             lines.append(f"{part} {card.sha256}\n")

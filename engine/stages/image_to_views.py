@@ -54,8 +54,8 @@ class ImageToViews(Params):
 def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     """Draw rings of views around the subject; view 0 is the picture itself, moved to where its camera sees it.
 
-    picture : (s, s, 4), framed by ``cut_out``. The cameras are Zero-1-to-3's (field of view 49.1 degrees, distance 1.7
-    times the longest side), in field units, with the picture's own azimuth (0 when unknown) and elevation.
+    picture : (s, s, 4), framed by ``cut_out``. The cameras are Zero-1-to-3's (field of view 49.1 degrees, the
+    canonical distance), in field units, with the picture's own azimuth (0 when unknown) and elevation.
     """
     model = job.model("novel_view")
     azimuth = picture.azimuth_deg or 0.0
