@@ -174,7 +174,8 @@ def one_line_errors(what: str, where: Path, option: str) -> Iterator[None]:
             raise RunFailed(f"the disk is full while writing {what} in {where}",
                             f"Free some space or choose another place with {option}; finished stages are kept"
                             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+                           errno.ENOENT):
             raise BadInput(f"cannot write {what} in {where}: {error.strerror}",
                            f"Choose a folder you may write to with {option}") from error
         raise RunFailed(f"cannot write {what} in {where}: {error.strerror or error}",

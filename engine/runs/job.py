@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,9 +91,10 @@ class StageJob:
             self._emit(Event("warning", self.label, self.key, self._attempt, message=text))
 
     def metric(self, name: str, value: float, unit: str = "", against: str = "") -> None:
-        """A later figure of the same name and ``against`` replaces the earlier one."""
+        """A later figure of the same name and ``against`` replaces the earlier one; NaN and infinity become None."""
         self.metrics = [m for m in self.metrics if (m["name"], m["against"]) != (name, against)]
-        self.metrics.append({"name": name, "value": float(value), "unit": unit, "against": against})
+        kept = float(value) if math.isfinite(value) else None
+        self.metrics.append({"name": name, "value": kept, "unit": unit, "against": against})
 
     def forget_checkpoints(self) -> None:
         """The attempt is finished: its result is kept, so its states may go."""

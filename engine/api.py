@@ -1,0 +1,166 @@
+"""Making an asset from Python; the command does the same through the same functions.
+
+    plan = plan_asset(make_recipe(pipeline="text_to_mesh", prompt="a red mug"))
+    asset = plan.execute()
+    asset.save("mug")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import pipelines
+from engine.errors import RunFailed
+from engine.recipes.recipe import Recipe, make_recipe
+from engine.runs import files
+from engine.runs.events import JsonLines, Listener
+from engine.runs.manifest import build_manifest
+from engine.runs.report import Report, build_report
+from engine.runs.run import Handle, Outcome, Run
+from engine.runs.store import Store
+
+if TYPE_CHECKING:
+    from engine.artifacts import TexturedMesh
+
+
+@dataclass
+class AssetPlan:
+    """A recipe with its whole plan; nothing ran yet. ``goals`` are the handles that make it complete."""
+
+    recipe: Recipe
+    run: Run
+    mesh: Handle[TexturedMesh]
+    goals: tuple[Handle[Any], ...]
+
+    def execute(self) -> Asset:
+        """Run what the store does not have. Cancelled, RunFailed or BadInput leave the store as far as it came."""
+        began = time.monotonic()
+        with self.run.store.log() as path:
+            with files.one_line_errors("the log", path.parent, "--store"):
+                log = JsonLines(path)
+            self.run.listeners.append(log)
+            with closing(log):
+                outcomes = self.run.perform(*self.goals)
+            self.run.listeners.remove(log)
+        manifest = build_manifest(self.run, outcomes, asset=self.recipe.title, pipeline=self.recipe.pipeline)
+        self.run.store.add_root(manifest.name, manifest.to_json())
+        return Asset(self.recipe, self.run, outcomes, self.mesh, time.monotonic() - began)
+
+
+@dataclass
+class Asset:
+    """What was made: its mesh and its papers, in the store; ``save`` writes plain copies."""
+
+    recipe: Recipe
+    run: Run
+    outcomes: list[Outcome]
+    _mesh: Handle[TexturedMesh]
+    seconds: float
+    _papers: Report | None = field(default=None, repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the pipeline was executed; ``until`` stops before."""
+        return len(self.outcomes) == len(self.run.planned)
+
+    @property
+    def mesh(self) -> TexturedMesh:
+        """The textured mesh in field coordinates; its ``frame`` leads to metres."""
+        if self._mesh.label not in self.run.outcomes:
+            raise RunFailed(f"the run stopped at {self.run.until}, before there was a mesh", "Leave until out")
+        return self.run.load(self._mesh)
+
+    def artifact(self, label: str) -> Any:
+        """Any stage's artifact: "text_to_image", "image_to_views", "fit_field", ..."""
+        return self.run.load(self.run.planned[label].handle)
+
+    @property
+    def report(self) -> Report:
+        """Measured quality, timings, seeds, weights and licences; the files are listed once it is saved."""
+        if self._papers is None:
+            self._papers = build_report(self.run, self.outcomes, asset=self.recipe.title,
+                                        pipeline=self.recipe.pipeline, files=[], seconds=self.seconds)
+        return self._papers
+
+    def save(self, folder: str | Path) -> Path:
+        """Write asset.glb, turntable, candidates, views, recipe and report into ``folder``; report.json comes last."""
+        from engine.export.folder import write_folder
+        target = Path(folder)
+        self._papers = write_folder(self, target)
+        return target
+
+
+def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
+               listeners: Iterable[Listener] = ()) -> AssetPlan:
+    """The whole plan of a recipe, checked: BadInput for anything that can be known before running."""
+    from engine.models.sets import model_set
+    run = Run(Store(Store.place(store)), model_set(recipe.models), seed=recipe.seed, quality=recipe.quality,
+              overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
+    if recipe.pipeline == "text_to_mesh":
+        mesh = pipelines.text_to_mesh(run, recipe.prompt, negative=recipe.negative, pick=recipe.pick,
+                                      elevation_deg=recipe.elevation_deg)
+    elif recipe.pipeline == "image_to_mesh":
+        picture = pipelines.open_picture(run, Path(recipe.image))
+        mesh = pipelines.image_to_mesh(run, picture, elevation_deg=recipe.elevation_deg, about=recipe.prompt)
+    else:
+        mesh = pipelines.views_to_mesh(run, Path(recipe.folder), up=recipe.up, bounds=recipe.bounds)
+    goals = pipelines.publish(run, mesh, about=recipe.prompt, height_m=recipe.height_m,
+                              keep_coordinates=recipe.keep_coordinates, papers=_papers(recipe))
+    run.check()
+    return AssetPlan(recipe, run, mesh, goals)
+
+
+def _papers(recipe: Recipe) -> dict[str, Any]:
+    """What the GLB says of its own making."""
+    told = {"name": recipe.title, "pipeline": recipe.pipeline, "prompt": recipe.prompt, "negative": recipe.negative,
+            "seed": recipe.seed, "models": recipe.models, "quality": recipe.quality}
+    return {name: value for name, value in told.items() if value != ""}
+
+
+def make(prompt: str = "", *, image: str | Path | None = None, negative: str = "", seed: int = 0,
+         models: str = "builtin", quality: str = "standard", height_m: float | None = None,
+         elevation_deg: float | None = None, pick: int | None = None, until: str | None = None,
+         stages: Mapping[str, Mapping[str, Any]] | None = None, gates: Mapping[str, Mapping[str, Any]] | None = None,
+         name: str = "", store: str | Path | None = None, device: str = "auto",
+         listeners: Iterable[Listener] = ()) -> Asset:
+    """Make a textured mesh from a prompt, or from a picture of one object.
+
+    prompt : what to make; with ``image`` it only names the asset
+    image : PNG or JPEG, with or without alpha
+    quality : "draft", "standard" or "high"
+    height_m : the asset's height in metres; None: the kind's usual one
+    elevation_deg : where the picture was taken from, degrees
+    pick : the candidate that goes on, counted from 0; None: the best
+    until : label of the stage to stop after
+    stages, gates : {label: {parameter: value}}, as a recipe's [stages.*] and [gates.*]
+    store : folder of kept results; None: MAQUETTE_STORE, else the user's cache
+    listeners : called with every ``engine.runs.events.Event``
+
+    Raises BadInput, RunFailed, Cancelled (all ``engine.errors.MaquetteError``), one clear line each.
+    """
+    recipe = make_recipe(pipeline="image_to_mesh" if image is not None else "text_to_mesh", prompt=prompt,
+                         image=str(image) if image is not None else "", negative=negative, seed=seed, models=models,
+                         quality=quality, height_m=height_m, elevation_deg=elevation_deg, pick=pick, name=name,
+                         stages={k: dict(v) for k, v in (stages or {}).items()},
+                         gates={k: dict(v) for k, v in (gates or {}).items()})
+    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners).execute()
+
+
+def fit(folder: str | Path, *, up: str | None = None, bounds: str | None = None, keep_coordinates: bool = False,
+        quality: str = "standard", seed: int = 0, stages: Mapping[str, Mapping[str, Any]] | None = None,
+        store: str | Path | None = None, device: str = "auto", until: str | None = None,
+        listeners: Iterable[Listener] = ()) -> Asset:
+    """Make a textured mesh from pictures with known cameras (``transforms.json`` in ``folder``).
+
+    up : "y" or "z", the axis that points up in the poses; bounds : "auto" or "x0,y0,z0,x1,y1,z1" in their units
+    keep_coordinates : the mesh stays in the scene's own coordinates
+    """
+    recipe = make_recipe(pipeline="views_to_mesh", folder=str(folder), up=up, bounds=bounds, quality=quality,
+                         keep_coordinates=keep_coordinates, seed=seed,
+                         stages={k: dict(v) for k, v in (stages or {}).items()})
+    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners).execute()

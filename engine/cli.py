@@ -1,0 +1,217 @@
+"""The command: thin, one function a verb. Heavy things are imported inside the verbs, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from engine.api import Asset
+    from engine.recipes.recipe import Recipe
+    from engine.runs.run import Run
+
+app = typer.Typer(name="maquette", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="From a prompt or a picture to textured, validated 3-D assets that a game engine accepts.")
+toybox = typer.Typer(no_args_is_help=True, help="The procedural world that the built-in models were trained on.")
+app.add_typer(toybox, name="toybox")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the finished files.", show_default=False)]
+Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
+Seed = Annotated[int, typer.Option(help="Another number makes another asset from the same words.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="LABEL.PARAM=VALUE",
+                                                       help="Change a stage's parameter; may be given often.")]
+StorePlace = Annotated[str | None, typer.Option("--store", help="Where results are kept between runs.",
+                                                   envvar="MAQUETTE_STORE", show_default=False)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage and show what it made.",
+                                              metavar="LABEL")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (allowed anywhere).")] = False,
+            version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """From a prompt or a picture to textured, validated 3-D assets that a game engine accepts."""
+    if version:
+        from engine import __version__
+        typer.echo(f"maquette {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def make(out: Out,
+         prompt: Annotated[str, typer.Argument(help="What to make: \"a red mug\".")] = "",
+         image: Annotated[Path | None, typer.Option(help="A picture of one object instead of words.")] = None,
+         negative: Annotated[str, typer.Option(help="What the picture must not show.")] = "",
+         seed: Seed = 0,
+         models: Annotated[str, typer.Option(help="The model set.")] = "builtin",
+         quality: Quality = "standard",
+         height: Annotated[float | None, typer.Option(help="Height in metres.", metavar="M")] = None,
+         elevation: Annotated[float | None, typer.Option(help="Where the picture was taken from, degrees.",
+                                                            metavar="DEG")] = None,
+         until: Until = None,
+         pick: Annotated[int | None, typer.Option(help="Go on from this candidate, counted from 0.",
+                                                     metavar="N")] = None,
+         settings: Settings = None, store: StorePlace = None, device: Device = "auto") -> None:
+    """Make a textured mesh from a prompt or a picture."""
+    from engine.recipes.recipe import make_recipe, merge_settings
+    recipe = make_recipe(pipeline="image_to_mesh" if image else "text_to_mesh", prompt=prompt,
+                         image=str(image) if image else "", negative=negative, seed=seed, models=models,
+                         quality=quality, height_m=height, elevation_deg=elevation, pick=pick,
+                         stages=merge_settings({}, settings or []))
+    _make(recipe, out, store, device, until)
+
+
+@app.command()
+def fit(folder: Annotated[Path, typer.Argument(help="Folder with transforms.json and its pictures.",
+                                               show_default=False)],
+        out: Out,
+        up: Annotated[str | None, typer.Option(help="y or z: the axis that points up.")] = None,
+        bounds: Annotated[str | None, typer.Option(help="auto, or x0,y0,z0,x1,y1,z1 in the scene's units.")] = None,
+        keep_coordinates: Annotated[bool, typer.Option("--keep-coordinates",
+                                                       help="Keep the mesh in the scene's own coordinates.")] = False,
+        height: Annotated[float | None, typer.Option(help="Height in metres.", metavar="M")] = None,
+        quality: Quality = "standard", seed: Seed = 0, until: Until = None, settings: Settings = None,
+        store: StorePlace = None, device: Device = "auto") -> None:
+    """Make a textured mesh from pictures with known cameras (NeRF's transforms.json)."""
+    from engine.recipes.recipe import make_recipe, merge_settings
+    recipe = make_recipe(pipeline="views_to_mesh", folder=str(folder), up=up, bounds=bounds, height_m=height,
+                         keep_coordinates=keep_coordinates, quality=quality, seed=seed,
+                         stages=merge_settings({}, settings or []))
+    _make(recipe, out, store, device, until)
+
+
+@app.command()
+def run(recipe: Annotated[Path, typer.Argument(help="A recipe.toml; every asset's folder has one.",
+                                               show_default=False)],
+        out: Out, until: Until = None, settings: Settings = None, store: StorePlace = None,
+        device: Device = "auto") -> None:
+    """Make an asset again from its recipe."""
+    from engine.recipes.recipe import load_recipe, merge_settings
+    loaded = load_recipe(recipe)
+    _make(loaded.model_copy(update={"stages": merge_settings(loaded.stages, settings or [])}), out, store, device,
+          until)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A folder that make or fit wrote.", show_default=False)]
+           ) -> None:
+    """Show an asset's papers and check that its files are the ones they describe."""
+    from engine.errors import RunFailed
+    from engine.export.folder import changed_files, read_report
+    papers = read_report(folder)
+    from engine.show import show_report
+    show_report(papers, folder)
+    if changed := changed_files(folder, papers):
+        raise RunFailed(f"{folder} is not as its report says: {'; '.join(changed)}",
+                        f"maquette run {folder / 'recipe.toml'} --out {folder} makes it again")
+
+
+@app.command()
+def doctor(store: StorePlace = None,
+           models: Annotated[str, typer.Option(help="The model set.")] = "builtin") -> None:
+    """Say what this machine has and lacks, each lack with what mends it."""
+    from engine.doctor import examine
+    from engine.show import show_findings
+    findings = examine(store, models)
+    show_findings(findings)
+    if any(finding.state == "lack" for finding in findings):
+        raise typer.Exit(1)
+
+
+@toybox.command()
+def sheet(out: Annotated[Path, typer.Option("--out", help="The PNG to write.", show_default=False)],
+          seed: Seed = 0) -> None:
+    """Draw a contact sheet of the toybox."""
+    from engine.runs import files
+    files.ensure_writable(out.parent, "the sheet", "--out")
+    from engine.toybox.sheet import write_sheet
+    with files.one_line_errors("the sheet", out, "--out"):
+        write_sheet(out, seed=seed)
+    typer.echo(str(out))
+
+
+def _make(recipe: Recipe, out: Path, store: str | None, device: str, until: str | None) -> None:
+    """Plan, run under the terminal's bars, write the folder, show it."""
+    from engine.errors import BadInput
+    from engine.runs import files
+    if recipe.folder and out.resolve() == Path(recipe.folder).resolve():
+        raise BadInput(f"--out {out} is the folder of the pictures", "Choose another folder with --out")
+    from engine.api import plan_asset
+    from engine.runs.terminal import Terminal
+    plan = plan_asset(recipe, store=store, device=device, until=until)
+    files.ensure_writable(out, "the asset", "--out")  # known before hours of work, not after
+    with Terminal() as terminal, _stoppable(plan.run):
+        plan.run.listeners.append(terminal)
+        asset = plan.execute()
+    asset.save(out)
+    _show(asset, out)
+
+
+def _show(asset: Asset, out: Path) -> None:
+    from engine.show import show_report, show_stopped
+    if asset.complete:
+        show_report(asset.report, out)
+    else:
+        show_stopped(asset, out)
+
+
+@contextmanager
+def _stoppable(run: Run) -> Iterator[None]:
+    """First Ctrl-C (or TERM): stop at the next word of progress, keep a checkpoint. Second: stop at once."""
+    import signal
+    asked: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        run.cancel()
+        print("\nstopping; what is finished is kept (again to stop at once)", file=sys.stderr)
+
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0, 2 bad input, 1 a failed run, 130 stopped by the user."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    from engine.errors import MaquetteError
+    try:
+        app([word for word in words if word != "--debug"], prog_name="maquette")
+    except MaquetteError as error:
+        if debug:
+            raise
+        _say(f"maquette: {error.what.rstrip('.')}. {error.fix[:1].upper()}{error.fix[1:]}".rstrip())
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _say("maquette: stopped. The same command goes on from what is finished")
+        sys.exit(130)
+    except BrokenPipeError:  # `maquette report DIR | head`
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"maquette: {type(error).__name__}: {' '.join(str(error).split())[:300]}. This is a defect of Maquette: "
+             f"please report it with the output of the same command with --debug")
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The folder that a user takes away: plain copies from the store, the recipe that makes them again, the report.
+
+Every file appears complete (temporary name, then rename). report.json goes first when a folder is written again and
+comes last when it is whole: where it stands, all that it lists is there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import BadInput
+from engine.recipes.recipe import Recipe, dump_recipe
+from engine.runs import files
+from engine.runs.report import FileRecord, Report, build_report
+
+if TYPE_CHECKING:
+    from engine.api import Asset
+
+VIEWS = ("image_to_views", "load_views")
+FINISHED = ("export_mesh", "render_turntable")
+
+
+def write_folder(asset: Asset, folder: Path) -> Report:
+    """Write an executed asset into ``folder``. A run stopped by ``until`` leaves what it made, and no report.json."""
+    files.ensure_writable(folder, "the asset", "--out")
+    with files.one_line_errors("the asset", folder, "--out"):
+        before = _listed(folder)
+        (folder / "report.json").unlink(missing_ok=True)
+        recipe, own = _portable(asset.recipe, folder)
+        written = {**_copy(_sources(asset), folder), **own}
+        files.write_file(folder / "recipe.toml", dump_recipe(recipe))
+        written["recipe.toml"] = "recipe"
+        report = build_report(asset.run, asset.outcomes, asset=asset.recipe.title, pipeline=asset.recipe.pipeline,
+                              files=[FileRecord(path=name, role=role, sha256=files.file_digest(folder / name))
+                                     for name, role in sorted(written.items())], seconds=asset.seconds)
+        for name in before - set(written) - {"report.html"}:
+            (folder / name).unlink(missing_ok=True)  # of an earlier asset in this folder
+        if asset.complete:
+            from engine.export.viewer import write_report_html
+            write_report_html(folder, report.to_json())
+            files.write_file(folder / "report.json", json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+        else:
+            (folder / "report.html").unlink(missing_ok=True)
+    return report
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a finished folder; BadInput where there is none or where it is not one."""
+    path = folder / "report.json"
+    if not path.exists():
+        raise BadInput(f"there is no finished asset in {folder}: report.json is missing",
+                       "Give the folder that `maquette make --out` wrote; the same command goes on if it was stopped")
+    try:
+        return Report.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read as a report: {str(error).splitlines()[0]}",
+                       "Run the command that made it again") from error
+
+
+def changed_files(folder: Path, report: Report) -> list[str]:
+    """What is not as the report says, one line a file."""
+    told = []
+    for record in report.files:
+        path = folder / record.path
+        if not path.is_file():
+            told.append(f"{record.path} is missing")
+        elif files.file_digest(path) != record.sha256:
+            told.append(f"{record.path} was changed")
+    return told
+
+
+def _sources(asset: Asset) -> dict[str, tuple[Path, str]]:
+    """name in the folder -> (file in the store, role)."""
+    found: dict[str, tuple[Path, str]] = {}
+    for outcome in asset.outcomes:
+        entry, stage = outcome.accepted.entry, outcome.node.spec.name
+        inside = entry.folder / "files"
+        if stage == "text_to_image":
+            for picture in sorted(inside.glob("*/picture.png")):
+                found[f"candidates/{picture.parent.name}.png"] = (picture, "candidate")
+        elif stage in VIEWS:
+            for view in sorted(inside.glob("*.png")):
+                found[f"views/{view.name}"] = (view, "view")
+        elif stage in FINISHED:
+            roles: dict[str, str] = json.loads((inside / "files.json").read_text(encoding="utf-8"))["roles"]
+            found |= {name: (inside / name, role) for name, role in roles.items()}
+    return found
+
+
+def _copy(sources: dict[str, tuple[Path, str]], folder: Path) -> dict[str, str]:
+    for name, (source, _) in sources.items():
+        files.copy_file(source, folder / name)
+    return {name: role for name, (_, role) in sources.items()}
+
+
+def _portable(recipe: Recipe, folder: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with its picture beside it, so that the folder alone makes the asset again."""
+    if recipe.image:
+        source = Path(recipe.image)
+        name = f"input{source.suffix.lower()}"
+        if source.resolve() != (folder / name).resolve():
+            files.copy_file(source, folder / name)
+        return recipe.model_copy(update={"image": name, "name": recipe.title}), {name: "input"}
+    if recipe.folder:  # many and large: these stay where they are
+        return recipe.model_copy(update={"folder": str(Path(recipe.folder).resolve()), "name": recipe.title}), {}
+    return recipe.model_copy(update={"name": recipe.title}), {}
+
+
+def _listed(folder: Path) -> set[str]:
+    """Files that an earlier report here lists, as far as they lie in this folder."""
+    try:
+        named = [record["path"] for record in json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    root = folder.resolve()
+    return {name for name in named if isinstance(name, str) and root in (folder / name).resolve().parents}

@@ -1,0 +1,78 @@
+"""The mission on one page: each pipeline is a function that calls stages in order.
+
+Calling one with a run plans it; nothing is executed, so no pipeline may look at a value. Stages are imported where
+they are used: this page loads neither torch nor warp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.runs.run import Handle, Run
+
+if TYPE_CHECKING:
+    from engine.artifacts import Files, Picture, TexturedMesh
+
+
+def text_to_mesh(run: Run, prompt: str, *, negative: str = "", pick: int | None = None,
+                 elevation_deg: float | None = None) -> Handle[TexturedMesh]:
+    """Words -> candidate pictures -> the best (or the picked) one -> a textured mesh."""
+    from engine.stages.choose_candidate import choose_candidate
+    from engine.stages.text_to_image import text_to_image
+    candidates = run(text_to_image, prompt=prompt, negative=negative)
+    picture = run(choose_candidate, candidates, index=pick)
+    return image_to_mesh(run, picture, elevation_deg=elevation_deg, about=prompt)
+
+
+def image_to_mesh(run: Run, image: Handle[Picture], *, elevation_deg: float | None = None, about: str = ""
+                  ) -> Handle[TexturedMesh]:
+    """A picture of one object -> views from all around -> a field -> a textured mesh.
+
+    elevation_deg : where the picture was taken from; None: what the picture itself knows, else the stage's default
+    about : words that say what it is; a material among them sets how it shines
+    """
+    from engine.stages.cut_out import cut_out
+    from engine.stages.extract_mesh import extract_mesh
+    from engine.stages.fit_field import fit_field
+    from engine.stages.image_to_views import image_to_views
+    from engine.stages.texture_mesh import material_in, texture_mesh
+    subject = run(cut_out, image)
+    views = run(image_to_views, subject, elevation_deg=elevation_deg)
+    field = run(fit_field, views)
+    mesh = run(extract_mesh, field)
+    return run(texture_mesh, mesh, field, views, material=material_in(about))
+
+
+def views_to_mesh(run: Run, folder: Path, *, up: str | None = None, bounds: str | None = None) -> Handle[TexturedMesh]:
+    """Pictures with known cameras (a transforms.json) -> a field -> a textured mesh."""
+    from engine.stages.extract_mesh import extract_mesh
+    from engine.stages.fit_field import fit_field
+    from engine.stages.load_views import load_views, views_digest
+    from engine.stages.texture_mesh import texture_mesh
+    wishes = {name: value for name, value in (("up", up), ("bounds", bounds)) if value is not None}
+    views = run(load_views, folder=str(folder), digest=views_digest(folder), **wishes)
+    field = run(fit_field, views)
+    mesh = run(extract_mesh, field)
+    return run(texture_mesh, mesh, field, views)
+
+
+def open_picture(run: Run, path: Path) -> Handle[Picture]:
+    """A user's picture file; its digest stands for it in keys."""
+    from engine.stages.load_picture import load_picture, picture_digest
+    return run(load_picture, path=str(path), digest=picture_digest(path))
+
+
+def publish(run: Run, mesh: Handle[TexturedMesh], *, about: str = "", height_m: float | None = None,
+            keep_coordinates: bool = False, papers: dict[str, Any] | None = None
+            ) -> tuple[Handle[Files], Handle[Files]]:
+    """The files that a user takes away: asset.glb, and the turntable with its contact sheet.
+
+    about : words that say what it is, for its usual height; papers : go into the GLB
+    """
+    from engine.export.heights import kind_in
+    from engine.stages.export_mesh import export_mesh
+    from engine.stages.render_turntable import render_turntable
+    exported = run(export_mesh, mesh, name="asset", kind=kind_in(about), height_m=height_m,
+                   keep_coordinates=keep_coordinates, papers=papers or {})
+    return exported, run(render_turntable, mesh)

@@ -1,0 +1,165 @@
+"""One asset as a TOML file (format 1): read strictly, written back, with the words of ``--set`` on top.
+
+    format = 1
+    name = "red_mug"
+    pipeline = "text_to_mesh"
+    prompt = "a red mug"
+    seed = 7
+
+    [stages.fit_field]
+    steps = 600
+
+    [gates.fit_field.psnr]
+    minimum = 20
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engine.diffusion.prompt import MAX_CHARACTERS, check
+from engine.errors import BadInput
+from engine.runs.words import nearest
+
+FORMAT = 1
+Pipeline = Literal["text_to_mesh", "image_to_mesh", "views_to_mesh"]
+
+
+class Recipe(BaseModel):
+    """What was asked for. Fields that are None follow from the rest."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    format: Literal[1] = 1
+    name: str = Field("", max_length=80, pattern=r"^[\w\-. ]*$", description="the asset's name; from the prompt")
+    pipeline: Pipeline
+    prompt: str = Field("", description=f"1 to {MAX_CHARACTERS} characters")
+    negative: str = Field("", max_length=MAX_CHARACTERS, description="what the picture must not show")
+    image: str = Field("", description="PNG or JPEG; relative to the recipe's folder")
+    folder: str = Field("", description="folder with transforms.json; relative to the recipe's folder")
+    models: str = Field("builtin", description="a model set")
+    quality: Literal["draft", "standard", "high"] = "standard"
+    seed: int = Field(0, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
+    height_m: float | None = Field(None, gt=0, le=1000, description="metres, more than 0, at most 1000")
+    elevation_deg: float | None = Field(None, ge=-90, le=90, description="degrees, -90 to 90; the picture's camera")
+    pick: int | None = Field(None, ge=0, le=999, description="the candidate that goes on, counted from 0")
+    up: Literal["y", "z"] | None = Field(None, description="y or z; the axis that points up in the pictures' poses")
+    bounds: str | None = Field(None, description="auto, or six numbers x0,y0,z0,x1,y1,z1 in the scene's units")
+    keep_coordinates: bool = Field(False, description="keep the mesh in the scene's own coordinates")
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict, description="parameters by label")
+    gates: dict[str, dict[str, Any]] = Field(default_factory=dict, description="gates by label")
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_within_limits(cls, prompt: str) -> str:
+        return check(prompt) if prompt else ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Recipe:
+        needs = {"text_to_mesh": "prompt", "image_to_mesh": "image", "views_to_mesh": "folder"}[self.pipeline]
+        if needs == "prompt":
+            check(self.prompt)  # an empty one too is answered in its words
+        elif not getattr(self, needs).strip():
+            raise ValueError(f"{self.pipeline} needs {needs}")
+        only: dict[str, tuple[str, ...]] = {
+            "pick": ("text_to_mesh",), "negative": ("text_to_mesh",), "image": ("image_to_mesh",),
+            "folder": ("views_to_mesh",), "elevation_deg": ("text_to_mesh", "image_to_mesh"),
+            "up": ("views_to_mesh",), "bounds": ("views_to_mesh",), "keep_coordinates": ("views_to_mesh",)}
+        for name, pipelines in only.items():
+            if self.pipeline not in pipelines and getattr(self, name) not in (None, "", False):
+                raise ValueError(f"{name} has no meaning in {self.pipeline}; it belongs to {' and '.join(pipelines)}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The asset's name: given, or from the prompt or the file's stem; letters, digits and underscores."""
+        words = self.name or self.prompt or Path(self.image or self.folder).stem
+        return re.sub(r"\W+", "_", words.lower()).strip("_")[:60].strip("_") or "asset"
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """A checked recipe; BadInput in one line where a value does not fit."""
+    return _checked(values, "")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file. BadInput names the file, the place in it and the nearest known name.
+
+    Relative paths in it are taken from the file's folder.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"there is no recipe {path}", "Give the path of a recipe.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the recipe {path}: {error}", "Give a TOML file in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path} is not TOML: {error}", "Mend that line") from error
+    if "format" not in values:
+        raise BadInput(f"{path} does not say its format", "Begin it with: format = 1")
+    if values["format"] != FORMAT:
+        raise BadInput(f"{path} has format {values['format']!r}, this Maquette reads {FORMAT}", "Upgrade Maquette")
+    for name in ("image", "folder"):
+        if isinstance(values.get(name), str) and values[name]:
+            values[name] = str(path.parent / values[name])
+    return _checked(values, f"{path}: ")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML; what follows from the rest is left out."""
+    import tomli_w
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    kept = {name: value for name, value in values.items()
+            if name in ("format", "pipeline", "seed", "models", "quality") or value not in ("", {}, False)}
+    return "# maquette run recipe.toml --out DIR\n" + tomli_w.dumps(kept)
+
+
+def parse_setting(text: str) -> tuple[str, str, Any]:
+    """``LABEL.param=VALUE`` (or ``stages.LABEL.param=VALUE``) -> (label, parameter, value).
+
+    VALUE is a TOML literal, else a string.
+    """
+    path, equals, value = text.partition("=")
+    parts = [part.strip() for part in path.strip().removeprefix("stages.").split(".")]
+    if not equals or len(parts) != 2 or not all(parts):
+        raise BadInput(f"--set {text!r} is not of the form LABEL.parameter=VALUE", "Example: --set fit_field.steps=600")
+    return parts[0], parts[1], _literal(value.strip())
+
+
+def merge_settings(stages: dict[str, dict[str, Any]], settings: list[str]) -> dict[str, dict[str, Any]]:
+    """``stages`` with the ``--set`` words on top; later ones win."""
+    merged = {label: dict(values) for label, values in stages.items()}
+    for text in settings:
+        label, name, value = parse_setting(text)
+        merged.setdefault(label, {})[name] = value
+    return merged
+
+
+def _literal(text: str) -> Any:
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"] if list(values) == ["value"] else text
+
+
+def _checked(values: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"{where}unknown key '{name}'", nearest(name, Recipe.model_fields)) from error
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise BadInput(f"{where}{message}") from error
+        field = Recipe.model_fields.get(name)
+        given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise BadInput(f"{where}{name}: {message}{given}",
+                       f"{name}: {field.description}" if field and field.description else "") from error
