@@ -4,6 +4,8 @@ A shard is a folder: rgba.npy uint8 (n, 8, 128, 128, 4) straight alpha, cameras.
 elevation (degrees), radius (Zero-1-to-3 units: the longest side is 1), field of view (degrees); specs.json. Views 0-1
 are framed like text-to-image pictures (view 0 from about the front); views 2-7 are novel-view cameras at the
 canonical radius. Everything follows from (split, index): a shard can be made again anywhere.
+
+The splits ``characters`` and ``characters_held_out`` hold jointed figures, the others props.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 
 from engine.conventions.zero123 import CANONICAL_RADIUS
 from engine.space import OBJECT_LONGEST_SIDE, Cameras
+from engine.toybox.characters import build_character, sample_character
 from engine.toybox.render import render
 from engine.toybox.scene import Scene, build, sample_spec, stable_hash
 
@@ -37,6 +40,13 @@ def framed(scene: Scene, azimuth_deg: float, elevation_deg: float, fov_deg: floa
     return Cameras(camera.camera_to_world, (camera.fx * zoom).astype(np.float32), (camera.fy * zoom).astype(np.float32),
                    (camera.cx - centre[0] * size / 2).astype(np.float32),
                    (camera.cy + centre[1] * size / 2).astype(np.float32), size, size)
+
+
+def scene_of(split: str, index: int) -> Scene:
+    """The ``index``-th prop of a split, or figure of ``characters`` and ``characters_held_out``."""
+    if split.startswith("characters"):
+        return build_character(sample_character("train" if split == "characters" else "held_out", index))
+    return build(sample_spec(split, index))
 
 
 def views_of(scene: Scene, split: str, index: int, size: int) -> tuple[list[Cameras], np.ndarray]:
@@ -72,7 +82,7 @@ def write_shard(folder: Path, split: str, first: int, count: int, size: int = 12
     for i in range(0, count, 2):
         scenes, cams = [], []
         for k in range(i, min(i + 2, count)):
-            scene = build(sample_spec(split, first + k))
+            scene = scene_of(split, first + k)
             cameras, table[k] = views_of(scene, split, first + k, size)
             scenes.append(scene)
             cams.append(join(cameras))
