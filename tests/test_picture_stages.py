@@ -278,3 +278,27 @@ def test_values_out_of_range_are_refused() -> None:
     for bad in ({"elevations_deg": (95.0,)}, {"azimuths": 1}, {"steps": 0}, {"elevation_deg": 90}, {"unknown": 1}):
         with pytest.raises(ValidationError):
             ImageToViews(**bad)
+
+
+# -- through the one mechanism --------------------------------------------------
+
+def test_a_moved_picture_and_a_second_run_find_what_is_kept(tiny: ModelSet, tmp_path: Path) -> None:
+    from engine.artifacts import save_png
+    from engine.runs.run import Run
+    from engine.runs.store import Store
+    from engine.stages.load_picture import load_picture, picture_digest
+    save_png(tmp_path / "ball.png", before([1, 1, 1]))
+
+    def plan(path: Path) -> tuple[Run, object]:
+        run = Run(Store(tmp_path / "store"), models=tiny, device="cpu",
+                  overrides={"image_to_views": {"azimuths": 2, "elevations_deg": [10], "steps": 1}})
+        picture = run(load_picture, path=str(path), digest=picture_digest(path))
+        return run, run(image_to_views, run(cut_out, picture), elevation_deg=10.0)
+    run, handle = plan(tmp_path / "ball.png")
+    views = run.execute(handle)  # type: ignore[arg-type]
+    assert [o.accepted.cached for o in run.outcomes.values()] == [False] * 3
+    moved = (tmp_path / "ball.png").rename(tmp_path / "moved.png")
+    again, same = plan(moved)
+    assert same.key == handle.key  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(again.execute(same).images, views.images)  # type: ignore[arg-type]
+    assert [o.accepted.cached for o in again.outcomes.values()] == [True] * 3
