@@ -151,6 +151,8 @@ def _literal(text: str) -> Any:
 def _checked(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
+    except BadInput as error:
+        raise BadInput(where + error.what, error.fix) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,39 @@
+"""A stage's output may change only with its version number; see tests/golden.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engine.artifacts import Candidates
+from engine.errors import BadInput
+from engine.stages.choose_candidate import ChooseCandidate, choose_candidate
+from tests.golden import FILE, cases, compare, content_digest, picture, quiet_job
+
+
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_output_and_version_agree_with_the_kept_ones(name: str) -> None:
+    function, make = cases()[name]
+    told = compare(json.loads(FILE.read_text(encoding="utf-8")), name, function.spec.version,  # type: ignore[attr-defined]
+                   content_digest(make()))
+    assert not told, told
+
+
+def test_a_changed_output_with_the_old_version_is_found() -> None:
+    kept = {"x": {"version": 1, "digest": "a"}}
+    assert compare(kept, "x", 1, "a") == ""
+    assert "raise it in @stage(version=...)" in compare(kept, "x", 1, "b")
+    assert "now version 2" in compare(kept, "x", 2, "b") and "no golden digest" in compare(kept, "y", 1, "a")
+
+
+def test_choose_candidate_takes_the_pick_else_the_best() -> None:
+    candidates = Candidates([picture(i) for i in range(3)], [0.1, 0.7, 0.4], 1)
+    job = quiet_job("choose_candidate")
+    best = choose_candidate(candidates, ChooseCandidate(), job)
+    assert best.caption == "picture 1" and best.meta["candidate"] == 1
+    assert {m["name"]: m["value"] for m in job.metrics} == {"candidate": 1, "score": 0.7}
+    picked = choose_candidate(candidates, ChooseCandidate(index=0), job)
+    assert picked.caption == "picture 0" and (picked.image == picture(0).image).all()
+    with pytest.raises(BadInput, match="there is no candidate 3; there are 3, numbered 0 to 2"):
+        choose_candidate(candidates, ChooseCandidate(index=3), job)
