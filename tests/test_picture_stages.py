@@ -1,18 +1,20 @@
 """text_to_image, cut_out and image_to_views around tiny random networks: what must hold whatever the weights are."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_models import ListJob, make_tiny_set, rewrite_card, tiny_set
+from tiny_models import ListJob, tiny_set
 
 from engine.artifacts import Candidates, Picture, Views, over_white
 from engine.conventions import zero123
 from engine.diffusion import mattes
 from engine.diffusion.framing import FILL, bounding_box
 from engine.errors import BadInput
+from engine.models.known import Known, write_known
 from engine.models.sets import ModelSet
 from engine.space import Cameras, orbit_of_pose
 from engine.stages import image_to_views as views_module
@@ -181,17 +183,19 @@ def test_a_cut_off_subject_and_a_tiny_one_are_warned_of(tiny: ModelSet) -> None:
     assert any("touches" in w for w in job.warnings) and any("only 20 pixels" in w for w in job.warnings)
 
 
-def test_far_pictures_are_warned_of_by_the_cards_own_bound(tmp_path: Path) -> None:
-    far = make_tiny_set(tmp_path)
-    picture = Picture(before([1, 1, 1]))
-    for bound, warns in ((1.01, True), (-1.01, False)):
-        rewrite_card(far.folder / "clip", kinds=["mug", "chair"], far_similarity=bound)
+def test_far_pictures_are_warned_of_by_the_sets_own_bound(tiny: ModelSet, tmp_path: Path) -> None:
+    shutil.copytree(tiny.folder, tmp_path / "set")
+    far = ModelSet("builtin", tmp_path / "set")
+    sha = far.cards("image_text")["clip"].sha256
+    for clip, bound, warns in ((sha, 1.01, True), (sha, -1.01, False), ("another clip", 1.01, False)):
+        write_known(far.folder, clip, Known(("a",), ("mug", "chair"), bound))
         job = ListJob(far)
-        from engine.models.pool import POOL
-        POOL.clear()
-        cut_out(picture, CutOut(), job)
+        cut_out(Picture(before([1, 1, 1])), CutOut(), job)
         assert any("far from what the built-in models know" in w for w in job.warnings) == warns
-        assert -1 <= job.metrics["toybox_similarity"] <= 1
+        assert ("toybox_similarity" in job.metrics) == (clip == sha)
+    (far.folder / "known.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"cannot read .*known\.json"):
+        cut_out(Picture(before([1, 1, 1])), CutOut(), ListJob(far))
 
 
 # -- image_to_views --------------------

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from engine.diffusion.novel_view import CCProjection
 from engine.errors import BadInput
 from engine.models.cards import REPAIR
+from engine.models.known import Known
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TextToImage:
     """unet : UNet2DConditionModel; vae : AutoencoderKL; text_encoder : CLIP's text transformer
 
     tokenizer : fast tokenizer; scheduler : DDIMScheduler as trained; size : pixels
-    words : the words that it saw in training; () when its card does not say
+    known : what it saw in training
     """
 
     unet: Any
@@ -30,16 +31,16 @@ class TextToImage:
     tokenizer: Any
     scheduler: Any
     size: int
-    words: tuple[str, ...] = ()
+    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True)
 class ImageText:
-    """clip : CLIPModel; tokenizer : fast tokenizer; card : its card's fields (thresholds of "far from the toybox")"""
+    """clip : CLIPModel; tokenizer : fast tokenizer; known : what it saw in training"""
 
     clip: Any
     tokenizer: Any
-    card: dict[str, Any] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.models import loading
+from engine.models.known import Known, read_known
 
 if TYPE_CHECKING:
     from engine.models.sets import ModelSet
@@ -39,6 +40,9 @@ class Pool:
             def tokenizer() -> Any:
                 return part("tokenizer", "tokenizer", lambda: loading.load_tokenizer(folder / "tokenizer"))
 
+            def known() -> Known:
+                return read_known(folder, checked["clip"].sha256)
+
             def unet() -> Any:
                 return part(role, "unet", lambda: loading.load_unet(folder / role / "unet", device))
 
@@ -47,10 +51,9 @@ class Pool:
 
             if role == "text_to_image":
                 return loading.TextToImage(unet(), vae(), clip().text_model, tokenizer(), scheduler(),
-                                           loading.size_of(unet(), vae()),
-                                           tuple(checked[role].fields.get("words", ())))
+                                           loading.size_of(unet(), vae()), known())
             if role == "image_text":
-                return loading.ImageText(clip(), tokenizer(), checked["clip"].fields)
+                return loading.ImageText(clip(), tokenizer(), known())
             if role == "novel_view":
                 projection = part(role, "cc_projection",
                                   lambda: loading.load_projection(folder / role / "cc_projection", device))

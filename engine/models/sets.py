@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import BadInput
-from engine.models import cards
+from engine.models import cards, known
 
 BUILTIN_FOLDER = Path(__file__).parent.parent / "weights" / "builtin"
 
@@ -82,6 +82,8 @@ class ModelSet:
         for part, card in self.cards(role).items():
             lines.append(f"{part} {card.sha256}\n")
             settings = sorted(f for f in (self.folder / part).rglob("*.json") if f.name != "card.json")
+            if part == "clip" and (self.folder / known.FILE).exists():
+                settings.append(self.folder / known.FILE)
             lines += [f"{f.relative_to(self.folder).as_posix()} {cards.sha256_of(f)}\n" for f in settings]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

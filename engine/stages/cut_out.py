@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -75,10 +76,10 @@ def _method(image: np.ndarray, p: CutOut) -> str:
 def _compare_with_toybox(framed: np.ndarray, job: Job) -> None:
     """Warn when CLIP finds the subject far from everything that the built-in models were trained on.
 
-    The clip card brings ``far_similarity`` (the bound) and ``kinds``; a set whose card has none makes no such claim.
+    A set that did not measure its bound makes no such claim (``engine.models.known``).
     """
     model = job.model("image_text")
-    bound, kinds = model.card.get("far_similarity"), model.card.get("kinds")
+    bound, kinds = model.known.far_similarity, model.known.kinds
     if bound is None or not kinds:
         return
     kind, similarity = nearest_kind(model, framed, kinds, job.device)
@@ -88,7 +89,7 @@ def _compare_with_toybox(framed: np.ndarray, job: Job) -> None:
                  f"expected {bound:.2f} or more): expect a poor likeness")
 
 
-def nearest_kind(model: Any, framed: np.ndarray, kinds: list[str], device: str) -> tuple[str, float]:
+def nearest_kind(model: Any, framed: np.ndarray, kinds: Sequence[str], device: str) -> tuple[str, float]:
     """The kind whose name CLIP finds nearest to a framed RGBA picture, and the cosine in [-1, 1]."""
     import torch
 
