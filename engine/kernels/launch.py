@@ -19,7 +19,6 @@ import torch
 import warp as wp
 
 
-
 @contextmanager
 def _no_driver_warning() -> Iterator[None]:
     """Warp's C++ part prints a line to stderr where there is no CUDA driver; on such a machine that is no news."""

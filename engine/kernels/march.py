@@ -1,17 +1,19 @@
 """Ray marching through an occupancy grid to packed samples.
 
-All rays take steps of one length inside the cube [-1, 1]^3, leap over empty cells, and end once they have come deep
-into solid ones. Samples of all rays lie one after another ("packed"), so no ray pays for another's length.
+All rays take steps of one length inside the cube [-1, 1]^3, leap over empty cells, and end where the grid's own
+densities leave no light. Samples of all rays lie one after another ("packed"), so no ray pays for another's length.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import warp as wp
 
 from engine.kernels.launch import array, launch
+from engine.kernels.occupancy import QUANTUM
 
 wp.set_module_options({"enable_backward": False})
 
@@ -84,7 +86,7 @@ def _to_border(p: float, inverse: float, cell: int, size: float) -> float:
 @wp.kernel
 def _march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3),
            spans: wp.array(dtype=wp.vec2), jitter: wp.array(dtype=float), states: wp.array3d(dtype=wp.uint8),
-           step: float, solid_steps: int, limit: int, write: int, packed: wp.array2d(dtype=int),
+           step: float, quantum: float, spent: float, limit: int, write: int, packed: wp.array2d(dtype=int),
            ray_indices: wp.array(dtype=wp.int64), t_start: wp.array(dtype=float), t_end: wp.array(dtype=float)):
     """Once to count (write = 0) and, when the counts have been summed, once more to write."""
     ray = first + wp.tid()
@@ -96,14 +98,14 @@ def _march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dt
     near = spans[ray][0]
     far = spans[ray][1]
     shift = jitter[ray]
-    k = int(0)
-    count = int(0)
-    solid = int(0)
-    begin = int(0)
+    k = wp.int32(0)
+    count = wp.int32(0)
+    optical = float(0.0)
+    begin = wp.int32(0)
     if write == 1:
         begin = packed[ray, 0]
     t = near + shift * step
-    while t < far and solid < solid_steps and count < limit:
+    while t < far and optical < spent and count < limit:
         p = o + t * d
         x = _cell_of(p[0], n)
         y = _cell_of(p[1], n)
@@ -120,8 +122,7 @@ def _march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dt
                 t_end[begin + count] = t + 0.5 * step
             count += 1
             k += 1
-            if state == 2:
-                solid += 1
+            optical += float(state - 1) * quantum * step
         t = near + (float(k) + shift) * step
     if write == 0:
         packed[ray, 1] = count
@@ -136,7 +137,7 @@ def cube_spans(origins: torch.Tensor, directions: torch.Tensor, near: float = 0.
 
 
 def march(origins: torch.Tensor, directions: torch.Tensor, states: torch.Tensor, step: float,
-          jitter: torch.Tensor | None = None, spans: torch.Tensor | None = None, solid_steps: int = 1 << 30,
+          jitter: torch.Tensor | None = None, spans: torch.Tensor | None = None, spent: float = math.inf,
           limit: int = 1 << 14) -> Samples:
     """Samples of rays in all cells that are not EMPTY.
 
@@ -145,7 +146,7 @@ def march(origins: torch.Tensor, directions: torch.Tensor, states: torch.Tensor,
     step : length of a step, field units, > 0
     jitter : (n,) float32 in [0, 1), where in its first step a ray's first sample lies; default the middle
     spans : (n, 2) float32, the part of each ray to walk; default all of it inside the cube
-    solid_steps : a ray ends after so many samples in SOLID cells
+    spent : optical depth, by the grid's densities, at which a ray ends; exp(-spent) of its light would go on
     limit : most samples a ray
     Not differentiable.
     """
@@ -159,7 +160,8 @@ def march(origins: torch.Tensor, directions: torch.Tensor, states: torch.Tensor,
     packed = torch.zeros((n, 2), dtype=torch.int32, device=device)
     empty = torch.empty(0, device=device)
     fixed = [array(origins.contiguous(), wp.vec3), array(directions.contiguous(), wp.vec3),
-             array(spans.contiguous(), wp.vec2), array(jitter), array(states), float(step), solid_steps, limit]
+             array(spans.contiguous(), wp.vec2), array(jitter), array(states), float(step), QUANTUM,
+             min(spent, 1e9), limit]
     launch(_march, n, [*fixed, 0, array(packed), array(empty.long()), array(empty), array(empty)], device)
     ends = torch.cumsum(packed[:, 1], 0, dtype=torch.int32)
     packed[:, 0] = ends - packed[:, 1]

@@ -1,7 +1,8 @@
-"""The occupancy grid: how dense each cell of the cube [-1, 1]^3 was lately, and which cells a ray may skip.
+"""The occupancy grid: how dense each cell of the cube [-1, 1]^3 was lately, and what that means for a ray.
 
-Müller et al. 2022, appendix E.2: values decay and take the maximum with fresh samples of the field. Beside "empty"
-and "open" a third state, "solid", marks cells so deep inside dense matter that a ray which comes there is spent.
+Müller et al. 2022, appendix E.2: values decay and take the maximum with fresh samples of the field. Our grid of
+bytes says more than theirs of bits: 0 is a cell to leap over, s > 0 one to sample, whose density is at least
+(s - 1) * QUANTUM; so a ray knows, without asking the field, when it is spent.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from engine.kernels.launch import array, launch
 
 wp.set_module_options({"enable_backward": False})
 
-EMPTY, OPEN, SOLID = 0, 1, 2
-"""States of a cell, as bytes of the grid that :func:`engine.kernels.march.march` reads."""
+EMPTY = 0
+"""State of a cell that holds nothing."""
+QUANTUM = 2.0
+"""Density, per field unit, that one more in a cell's state stands for."""
 
 
 @wp.kernel
@@ -32,23 +35,20 @@ def _at(values: wp.array3d(dtype=float), z: int, y: int, x: int) -> float:
 
 @wp.kernel
 def _classify(first: int, values: wp.array3d(dtype=float), allowed: wp.array3d(dtype=wp.uint8), threshold: float,
-              solid_threshold: float, states: wp.array3d(dtype=wp.uint8)):
+              quantum: float, states: wp.array3d(dtype=wp.uint8)):
     n = values.shape[0]
     i = first + wp.tid()
     z = i // (n * n)
     y = (i // n) % n
     x = i % n
     state = wp.uint8(0)
-    if allowed[z, y, x] != wp.uint8(0) and values[z, y, x] > threshold:
-        state = wp.uint8(1)
-        if values[z, y, x] > solid_threshold:
-            least = values[z, y, x]
-            for dz in range(-1, 2):
-                for dy in range(-1, 2):
-                    for dx in range(-1, 2):
-                        least = wp.min(least, _at(values, z + dz, y + dy, x + dx))
-            if least > solid_threshold:
-                state = wp.uint8(2)
+    least = values[z, y, x]
+    if allowed[z, y, x] != wp.uint8(0) and least > threshold:
+        for dz in range(-1, 2):
+            for dy in range(-1, 2):
+                for dx in range(-1, 2):
+                    least = wp.min(least, _at(values, z + dz, y + dy, x + dx))
+        state = wp.uint8(1 + wp.min(int(least / quantum), 254))
     states[z, y, x] = state
 
 
@@ -63,14 +63,15 @@ def update(values: torch.Tensor, cells: torch.Tensor, fresh: torch.Tensor, decay
            values.device, chunk=len(cells))
 
 
-def classify(values: torch.Tensor, allowed: torch.Tensor, threshold: float, solid_threshold: float) -> torch.Tensor:
-    """States of all cells: (r, r, r) uint8 of EMPTY, OPEN, SOLID.
+def classify(values: torch.Tensor, allowed: torch.Tensor, threshold: float) -> torch.Tensor:
+    """States of all cells: (r, r, r) uint8, see the head of this file.
 
     allowed : (r, r, r) uint8; where 0 the cell is EMPTY whatever its density (outside the visual hull)
-    threshold : density above which a cell is at least OPEN
-    solid_threshold : density that a cell and its 26 neighbours must exceed to be SOLID; infinity for none
+    threshold : density above which a cell is sampled
+    A cell's state goes by the least dense of the cell and its 26 neighbours: a value is one sample of a cell, and
+    what lies beside it may be the object's surface.
     """
     states = torch.empty_like(allowed)
-    launch(_classify, values.numel(), [array(values), array(allowed), float(threshold), float(solid_threshold),
-                                       array(states)], values.device)
+    launch(_classify, values.numel(), [array(values), array(allowed), float(threshold), QUANTUM, array(states)],
+           values.device)
     return states

@@ -1,0 +1,58 @@
+"""Stage: pictures from known cameras -> a radiance field."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.artifacts import Field, Views, over_white
+from engine.fields.fit import FitSettings, Fitted, fit
+from engine.fields.render import render_image
+from engine.job import Gate, Job, stage
+
+SCORED = 6
+"""Fitted views that are rendered again for the report, spread over all of them; held-out views all are."""
+
+
+class FitField(FitSettings):
+    """Parameters of fit_field: see engine.fields.fit.FitSettings, where they are used."""
+
+
+EMPTY = Gate("filled", minimum=1e-4, remedy=(("hull_votes", 0.7), ("entropy_weight", 0.0)),
+             explain="the fitted field is empty: nothing in the cube is dense")
+
+
+@stage(version=1, gates=(EMPTY,), attempts=2)
+def fit_field(views: Views, p: FitField, job: Job) -> Field:
+    """Fit a field to the views that are not held out and score it on both kinds.
+
+    The artifact's tensors hold "occupancy" (r, r, r) uint8 beside the network's. Metrics: psnr, iou,
+    held_out_psnr, held_out_iou, filled (share of the cube's cells that are dense).
+    """
+    fitted = fit(views, p, job)
+    occupancy = fitted.occupancy
+    filled = float((occupancy.values > p.threshold).float().mean())
+    meta: dict[str, object] = {"steps": p.steps, "filled": filled, "curve": [list(c) for c in fitted.curve]}
+    job.metric("filled", filled, "", "share of cells")
+    kept = np.flatnonzero(~views.held_out)
+    seen = kept[np.unique(np.linspace(0, len(kept) - 1, min(SCORED, len(kept))).round().astype(int))]
+    for name, chosen, against in (("", seen, "fitted views"), ("held_out_", np.flatnonzero(views.held_out),
+                                                               "held-out views")):
+        if len(chosen):
+            psnr, iou = score(fitted, views, chosen)
+            meta |= {f"{name}psnr": psnr, f"{name}iou": iou}
+            job.metric(f"{name}psnr", psnr, "dB", against)
+            job.metric(f"{name}iou", iou, "", against)
+    states = (occupancy.states > 0).to(occupancy.states.dtype).cpu().numpy()
+    return fitted.field.to_artifact(views.frame, {"occupancy": states}, meta)
+
+
+def score(fitted: Fitted, views: Views, chosen: np.ndarray) -> tuple[float, float]:
+    """Mean PSNR over white in dB, and mean IoU of opacity and mask, both at 0.5, of the views ``chosen`` (indices)."""
+    psnrs, ious = [], []
+    for i in chosen.tolist():
+        image = render_image(fitted.field, fitted.occupancy, views.cameras[[i]])
+        error = float(((image[..., :3] - over_white(views.images[i])) ** 2).mean())
+        psnrs.append(-10 * np.log10(max(error, 1e-10)))
+        ours, truth = image[..., 3] > 0.5, views.images[i, ..., 3] > 0.5
+        ious.append(float((ours & truth).sum() / max(1, (ours | truth).sum())))
+    return float(np.mean(psnrs)), float(np.mean(ious))
