@@ -118,8 +118,9 @@ def fit(views: Views, p: FitSettings, job: Job) -> Fitted:
                         "check the masks and cameras, or lower fit_field.hull_votes")
     occupancy = Occupancy(hull.to(torch.uint8), p.threshold)
     pixels = _pixels(views, occupancy, device)
-    torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)))  # the networks' first weights
-    model = RadianceField(config_of(p), p.backend).to(device)
+    with torch.random.fork_rng(devices=[]):  # the networks' first weights
+        torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)))
+        model = RadianceField(config_of(p), p.backend).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=p.rate, betas=(0.9, 0.99), eps=1e-15, fused=True)
     result = Fitted(model, occupancy)
     start, per_ray = 0, 64.0

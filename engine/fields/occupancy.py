@@ -49,7 +49,8 @@ class Occupancy:
         return {"allowed": self.allowed, "values": self.values, "states": self.states}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.allowed, self.values, self.states = state["allowed"], state["values"], state["states"]
+        device = self.values.device
+        self.allowed, self.values, self.states = (state[k].to(device) for k in ("allowed", "values", "states"))
 
     @staticmethod
     def from_artifact(field: artifacts.Field, device: str | torch.device = "cpu", resolution: int = 64) -> Occupancy:

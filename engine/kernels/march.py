@@ -145,7 +145,7 @@ def march(origins: torch.Tensor, directions: torch.Tensor, states: torch.Tensor,
     states : (r, r, r) uint8 of engine.kernels.occupancy, z, y, x order
     step : length of a step, field units, > 0
     jitter : (n,) float32 in [0, 1), where in its first step a ray's first sample lies; default the middle
-    spans : (n, 2) float32, the part of each ray to walk; default all of it inside the cube
+    spans : (n, 2) float32, the part of each ray to walk, inside the cube; default all of that
     spent : optical depth, by the grid's densities, at which a ray ends; exp(-spent) of its light would go on
     limit : most samples a ray
     Not differentiable.
