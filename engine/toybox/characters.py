@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ HAIR = ("short", "long", "ponytail", "bald")
 HAIR_RGB = {"black": (.12, .10, .10), "brown": (.36, .20, .10), "blond": (.93, .75, .33), "orange": (.82, .38, .10),
             "white": (.93, .93, .92), "grey": (.58, .58, .60)}
 SKIN_RGB = {"pale": (.98, .86, .77), "light": (.95, .76, .61), "tanned": (.78, .55, .38), "dark": (.45, .28, .18)}
-HELD = ("tool", "shield", "bow")
+HELD = ("tool", "shaft", "shield", "bow")
 """Parts that follow a hand's place but stay upright: a raised arm lifts its sword, a swinging one its basket."""
 HATS = ("", "cap", "hat")
 """For a villager; other roles wear their own, and "" means that."""
@@ -99,20 +100,25 @@ def caption(spec: CharacterSpec) -> str:
 
 
 def _dressed(spec: CharacterSpec) -> list[Worn]:
-    look = LOOKS[spec.kind]
-    style = spec.hair if look.hair is None else look.hair
-    worn = body(look) + look.extras() + hair(style)
-    if spec.hat == "hat":
+    return list(_wardrobe(spec.kind, spec.hair, spec.hat))
+
+
+@cache
+def _wardrobe(role: str, hair_style: str, hat: str) -> tuple[Worn, ...]:
+    """Unposed solids: there are about two hundred, and a clip asks for the same one at every frame."""
+    look = LOOKS[role]
+    worn = body(look) + look.extras() + hair(hair_style if look.hair is None else look.hair)
+    if hat == "hat":
         worn += brimmed(.34, "leather", "dark", .17, .19)
-    elif spec.hat == "cap":
+    elif hat == "cap":
         worn += brimmed(.255, "second", "second", .15, .1, .36)
-    return worn
+    return tuple(worn)
 
 
 def _mould_skirt(solid: Solid, skirt: tuple[float, float], posed: Frames, across: float, up: float) -> Solid:
     """Push a skirt's front and back out as far as the legs reach, more toward the hem.
 
-    The skirt (and what is sewn to it) comes in the pelvis's frame; it moves along the pelvis's z alone, so it stays closed.
+    The skirt (and what is sewn to it) comes in the pelvis's frame; it moves along z alone, so it stays closed.
     """
     turn, place = posed["pelvis"]
     v = solid.vertices.copy()
@@ -139,7 +145,9 @@ def _posed(spec: CharacterSpec, worn: list[Worn], posed: Frames, across: float, 
     for bone, solid in worn:
         turn, place = posed[bone]
         if solid.part in HELD:
-            turn = posed["pelvis"][0]
+            turn, hips = posed["pelvis"]
+            if solid.part == "shaft":  # or a staff would leave the field's cube when its bearer jumps
+                place = np.minimum(place, [np.inf, hips[1] + .12 * up, np.inf])
         s = solid.scaled(across, up, across) if (across, up) != (1.0, 1.0) else solid
         if skirt and s.part.startswith("skirt"):
             s = _mould_skirt(s, skirt, posed, across, up)

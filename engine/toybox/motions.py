@@ -86,7 +86,7 @@ def jump(p: float, a: float) -> Pose:
                  **_both("shin", (-100 * crouch - 30 * air, 0, 0)),
                  **_both("foot", (45 * crouch - 20 * air, 0, 0)),
                  **_both("upper_arm", (-35 * crouch, 16 + 110 * air, 0)), **_both("forearm", (12, 15 * air, 0)),
-                 "chest": (18 * crouch, 0, 0), "head": (-12 * crouch - 6 * air, 0, 0)}, (0, .24 * air, 0))
+                 "chest": (18 * crouch, 0, 0), "head": (-12 * crouch - 6 * air, 0, 0)}, (0, .20 * air, 0))
 
 
 def dance(p: float, a: float) -> Pose:

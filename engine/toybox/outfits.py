@@ -143,10 +143,13 @@ def brimmed(brim: float, slot: str, band: str, tall: float, top: float, y: float
                                                                                  (disc, slot))]
 
 
-def held(side: str, *parts: tuple[Solid, str], tilt: float = 0, out: float = .06) -> list[Worn]:
-    """A tool in a hand: its grip at the origin, upright along +Y, leaning ``tilt`` degrees forward."""
+def held(side: str, *parts: tuple[Solid, str], tilt: float = 0, out: float = .06, name: str = "tool") -> list[Worn]:
+    """A tool in a hand: its grip at the origin, upright along +Y, leaning ``tilt`` degrees forward.
+
+    ``name`` "shaft" is for a long one, along which a raised hand slides.
+    """
     x = -out if side == "r_" else out
-    return [on(side + "hand", s.turned("x", tilt).moved(x, -.03, .05), "tool", slot) for s, slot in parts]
+    return [on(side + "hand", s.turned("x", tilt).moved(x, -.03, .05), name, slot) for s, slot in parts]
 
 
 def sword(length: float = .52) -> tuple[tuple[Solid, str], ...]:
@@ -177,7 +180,8 @@ def knight() -> list[Worn]:
 def wizard() -> list[Worn]:
     staff = ((cylinder(.028, .95, segments=10).moved(y=-.34), "wood"), (ellipsoid(.075, .075, .075, 14, 9).moved(y=.66),
                                                                        "glow"))
-    return [*brimmed(.34, "main", "gold", .56, 0), *beard(True, "snow"), *belt(), *held("r_", *staff, tilt=2, out=.15)]
+    return [*brimmed(.34, "main", "gold", .56, 0), *beard(True, "snow"), *belt(),
+            *held("r_", *staff, tilt=2, out=.15, name="shaft")]
 
 
 def farmer() -> list[Worn]:
@@ -186,7 +190,7 @@ def farmer() -> list[Worn]:
     out += [on("chest", box(.045, .24, .31).moved(x * .085, .12, 0), "overalls", "denim") for x in (-1, 1)]
     fork = [(cylinder(.024, .8, segments=8).moved(y=-.34), "wood"), (box(.2, .035, .035).moved(y=.44), "steel")]
     fork += [(cylinder(.016, .22, .006, 8).moved(x, .46), "steel") for x in (-.085, 0, .085)]
-    return out + held("r_", *fork, tilt=6, out=.1)
+    return out + held("r_", *fork, tilt=6, out=.1, name="shaft")
 
 
 def pirate() -> list[Worn]:
@@ -245,7 +249,7 @@ def witch() -> list[Worn]:
              (cylinder(.06, .05).moved(y=.47), "rose"))
     out = brimmed(.42, "dark", "second", .54, 0)
     nose = cylinder(.045, .11, .012, 10).turned("x", 100).moved(0, .19, .22)
-    return [*out, on("head", nose, "nose", "skin"), *belt("dark"), *held("r_", *broom, tilt=6, out=.1)]
+    return [*out, on("head", nose, "nose", "skin"), *belt("dark"), *held("r_", *broom, tilt=6, out=.1, name="shaft")]
 
 
 def robot() -> list[Worn]:
@@ -276,7 +280,7 @@ def astronaut() -> list[Worn]:
     for side, x in SIDES:
         out += [on(side + "forearm", cylinder(.082, .04, segments=14).moved(y=-.14), "cuff", "snow"),
                 on(side + "shin", cylinder(.095, .05, segments=14).moved(y=-.13), "cuff", "snow"),
-                on("head", cylinder(.075, .06, segments=14).turned("z", 90).moved(.28 * x + .03, .22), "helmet", "steel")]
+                on("head", cylinder(.075, .06, segments=14).turned("z", 90).moved(.28 * x + .03, .22), "ear", "steel")]
     return out
 
 
