@@ -112,6 +112,11 @@ def test_until_leaves_no_report_that_looks_finished(tmp_path: Path) -> None:
         read_report(out)
 
 
+def test_until_a_picture_shows_it(tmp_path: Path) -> None:
+    make_asset(tmp_path, until="dim").save(tmp_path / "out")
+    assert (tmp_path / "out" / "dim.png").exists()
+
+
 def test_a_second_asset_in_the_folder_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     out = make_asset(tmp_path, overrides={"paint": {"count": 5}}).save(tmp_path / "out")
     (out / "mine.txt").write_text("kept")

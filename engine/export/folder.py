@@ -24,6 +24,8 @@ FINISHED = ("export_mesh", "render_turntable")
 
 def write_folder(asset: Asset, folder: Path) -> Report:
     """Write an executed asset into ``folder``. A run stopped by ``until`` leaves what it made, and no report.json."""
+    if asset.recipe.folder and Path(asset.recipe.folder).resolve() == folder.resolve():
+        raise BadInput(f"{folder} is the folder of the pictures", "Choose another folder with --out")
     files.ensure_writable(folder, "the asset", "--out")
     with files.one_line_errors("the asset", folder, "--out"):
         before = _listed(folder)
@@ -86,6 +88,10 @@ def _sources(asset: Asset) -> dict[str, tuple[Path, str]]:
         elif stage in FINISHED:
             roles: dict[str, str] = json.loads((inside / "files.json").read_text(encoding="utf-8"))["roles"]
             found |= {name: (inside / name, role) for name, role in roles.items()}
+    last = asset.outcomes[-1]
+    picture = last.accepted.entry.folder / "files" / "picture.png"
+    if not asset.complete and picture.exists():  # --until shows what it stopped at
+        found[f"{last.node.label}.png"] = (picture, "picture")
     return found
 
 

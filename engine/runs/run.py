@@ -105,6 +105,7 @@ class Run:
         """label -> node, in the order the pipeline asked for them."""
         self.outcomes: dict[str, Outcome] = {}
         self._stop = threading.Event()
+        self._told_waiting: set[str] = set()
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Run:
         key = attempt_key(**about, ground=self.ground)
         try:
             self._stop_if_cancelled(node)
-            with self.store.lock(key, lambda seconds: self._stop_if_cancelled(node)):
+            with self.store.lock(key, lambda seconds: self._waiting(node, key, seconds)):
                 entry = self.store.find(key, lambda reason: self.emit(Event(
                     "warning", node.label, key, number,
                     message=f"the kept result of {node.label} was damaged ({reason}); making it again")))
@@ -260,6 +261,13 @@ class Run:
         with contextlib.suppress(OSError):  # only space is at stake
             job.forget_checkpoints()
         return entry
+
+    def _waiting(self, node: Node, key: str, seconds: float) -> None:
+        """Another process makes this very result: say so once, and take it when it is there."""
+        self._stop_if_cancelled(node)
+        if seconds > 2.0 and key not in self._told_waiting:
+            self._told_waiting.add(key)
+            self.emit(Event("warning", node.label, key, message="another process is making this; waiting for it"))
 
     def _stop_if_cancelled(self, node: Node) -> None:
         if self._stop.is_set():
