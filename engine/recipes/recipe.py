@@ -48,8 +48,9 @@ class Recipe(BaseModel):
     height_m: float | None = Field(None, gt=0, le=1000, description="metres, more than 0, at most 1000")
     elevation_deg: float | None = Field(None, ge=-90, le=90, description="degrees, -90 to 90; the picture's camera")
     pick: int | None = Field(None, ge=0, le=999, description="the candidate that goes on, counted from 0")
-    up: Literal["y", "z"] | None = Field(None, description="y or z; the axis that points up in the pictures' poses")
-    bounds: str | None = Field(None, description="auto, or six numbers x0,y0,z0,x1,y1,z1 in the scene's units")
+    up: Literal["auto", "y", "z"] | None = Field(None, description="auto, y or z; the axis that points up in the poses")
+    bounds: str | None = Field(None, description="auto, x0,y0,z0,x1,y1,z1 in the scene's own coordinates, or a number "
+                                                  "s for the cube [-s, s]^3")
     keep_coordinates: bool = Field(False, description="keep the mesh in the scene's own coordinates")
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict, description="parameters by label")
     gates: dict[str, dict[str, Any]] = Field(default_factory=dict, description="gates by label")
