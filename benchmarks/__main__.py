@@ -51,7 +51,8 @@ def verdict(row: dict[str, Any]) -> str:
     value, bar, aim = row["value"], row.get("first_bar"), row.get("aim")
     if not isinstance(bar, int | float):
         return ""
-    smaller = isinstance(aim, int | float) and aim < bar or row.get("smaller", False)
+    smaller = isinstance(aim, int | float) and aim < bar
+
     def reached(mark: float) -> bool:
         return value <= mark if smaller else value >= mark
     if isinstance(aim, int | float) and reached(aim):
@@ -64,7 +65,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| figure | measured | first bar | aim | reached | how |", "|---|---|---|---|---|---|"]
     for r in rows:
         bar, aim = ("" if r.get(k) is None else f"{r[k]}" for k in ("first_bar", "aim"))
-        lines.append(f"| {r['figure']} | {r['value']:g} {r['unit']} | {bar} | {aim} | {verdict(r)} | {r.get('note', '')} |")
+        lines.append(f"| {r['figure']} | {r['value']:g} {r['unit']} | {bar} | {aim} | {verdict(r)} "
+                     f"| {r.get('note', '')} |")
     return "\n".join(lines)
 
 

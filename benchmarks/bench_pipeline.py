@@ -38,7 +38,8 @@ def _timed(code: list[str], env: dict[str, str] | None = None) -> tuple[float, f
                "r=subprocess.run(sys.argv[1:],stdout=subprocess.DEVNULL,stderr=subprocess.PIPE);"
                "s=time.perf_counter()-t;"
                "m=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss*(1 if sys.platform=='darwin' else 1024);"
-               "sys.stderr.write(r.stderr.decode()[-2000:]) if r.returncode else None;print(s,m);sys.exit(r.returncode)")
+               "sys.stderr.write(r.stderr.decode()[-2000:]) if r.returncode else None;print(s,m);"
+               "sys.exit(r.returncode)")
     out = subprocess.run([sys.executable, "-c", wrapper, *code], capture_output=True, text=True, cwd=ROOT,
                          env={**os.environ, **(env or {})}, check=False)
     if out.returncode:

@@ -9,7 +9,7 @@ PATTERN_PHRASES = {"dots": ("with {c} dots", "{c} dotted"), "stripes": ("with {c
                    "bands": ("with {c} bands", "{c} banded"), "checks": ("with {c} checks", "{c} checkered")}
 
 
-def view_words(azimuth_deg: float, elevation_deg: float) -> str:
+def view_phrase(azimuth_deg: float, elevation_deg: float) -> str:
     """The words for a view: top from 45 degrees up, else the nearest of front, side and back, "" between them."""
     if elevation_deg >= 45:
         return "top view"
@@ -23,21 +23,20 @@ def view_words(azimuth_deg: float, elevation_deg: float) -> str:
     return ""
 
 
-def caption(spec: dict[str, Any], azimuth_deg: float, elevation_deg: float, rng: random.Random, view_words_: bool = True,
-            **options: Any) -> str:
+def caption(spec: dict[str, Any], azimuth_deg: float, elevation_deg: float, rng: random.Random,
+            view_words: bool = True) -> str:
     """One caption of ``spec`` (see :class:`engine.toybox.scene.Spec`; a character's spec carries its own "caption").
 
     Kind and colour are always named; the other attributes mostly, so that the model learns what happens when a prompt
     is silent. Views that no word names get none; so do views near the front, half of the time.
     """
-    with_views = options.get("view_words", view_words_)
     if spec.get("caption"):
         text = str(spec["caption"])
     else:
         words = []
         if spec["size"] and rng.random() < .8:
             words.append(spec["size"])
-        if spec["style"] != "realistic" and rng.random() < .9 or rng.random() < .08:
+        if (spec["style"] != "realistic" and rng.random() < .9) or rng.random() < .08:
             words.append(spec["style"])
         words.append(spec["color"])
         if rng.random() < .6:
@@ -48,7 +47,7 @@ def caption(spec: dict[str, Any], azimuth_deg: float, elevation_deg: float, rng:
             text += " " + PATTERN_PHRASES[spec["pattern"]][0].format(c=spec["color2"])
         if rng.random() < .85:
             text = ("an " if text[0] in "aeiou" else "a ") + text
-    view = view_words(azimuth_deg, elevation_deg) if with_views else ""
+    view = view_phrase(azimuth_deg, elevation_deg) if view_words else ""
     if view and not (view == "front view" and rng.random() < .5):
         text += ", " + view
     return text

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,8 @@ FOV_DEG = 49.1
 FRAMED_FRACTION = 0.7
 
 
-def framed(scene: Scene, azimuth_deg: float, elevation_deg: float, fov_deg: float, fraction: float, size: int) -> Cameras:
+def framed(scene: Scene, azimuth_deg: float, elevation_deg: float, fov_deg: float, fraction: float, size: int
+           ) -> Cameras:
     """A camera whose picture holds the object's bounding box centred, its longest side ``fraction`` of the frame."""
     distance = OBJECT_LONGEST_SIDE * 1.9 * np.tan(np.radians(FOV_DEG / 2)) / np.tan(np.radians(fov_deg / 2))
     camera = Cameras.orbit(azimuth_deg, elevation_deg, distance, fov_deg, size)
@@ -70,7 +70,8 @@ def views_of(scene: Scene, split: str, index: int, size: int) -> tuple[list[Came
 
 def join(cameras: list[Cameras]) -> Cameras:
     """Several single cameras as one batch."""
-    return Cameras(*(np.concatenate([getattr(c, k) for c in cameras]) for k in ("camera_to_world", "fx", "fy", "cx", "cy")),
+    columns = ("camera_to_world", "fx", "fy", "cx", "cy")
+    return Cameras(*(np.concatenate([getattr(c, k) for c in cameras]) for k in columns),
                    width=cameras[0].width, height=cameras[0].height)
 
 
@@ -94,7 +95,7 @@ def write_shard(folder: Path, split: str, first: int, count: int, size: int = 12
     np.save(partial / "rgba.npy", rgba)
     np.save(partial / "cameras.npy", table)
     (partial / "specs.json").write_text(json.dumps(specs))
-    os.replace(partial, folder)
+    partial.replace(folder)
 
 
 def main() -> None:
@@ -102,12 +103,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("scratch/toybox"))
     parser.add_argument("--split", default="train")
     parser.add_argument("--shards", default="0-3", help="first-last, both included")
-    parser.add_argument("--objects", type=int, default=270, help="objects a shard: a multiple of the kinds keeps balance")
+    parser.add_argument("--objects", type=int, default=270, help="a shard; a multiple of the kinds keeps balance")
     parser.add_argument("--size", type=int, default=128)
     options = parser.parse_args()
     import torch
     torch.set_num_threads(1)
-    first, last = (int(x) for x in (options.shards.split("-") + [options.shards])[:2])
+    first, last = (int(x) for x in [*options.shards.split("-"), options.shards][:2])
     for shard in range(first, last + 1):
         folder = options.out / options.split / f"shard_{shard:05d}"
         if not folder.exists():

@@ -103,8 +103,8 @@ def chest(rng: Rng) -> list[Solid]:
 def mushroom(rng: Rng) -> list[Solid]:
     r, h, c = rng.uniform(.4, .52), rng.uniform(.4, .6), rng.uniform(.3, .42)
     stem = lathe([(.17, 0), (.13, h * .5), (.14, h)], 20)
-    cap = lathe([(r * .97, h - .05), (r, h + .02), (r * .92, h + c * .45), (r * .68, h + c * .8), (r * .35, h + c * .96),
-                 (0, h + c)], 24)
+    cap = lathe([(r * .97, h - .05), (r, h + .02), (r * .92, h + c * .45), (r * .68, h + c * .8),
+                 (r * .35, h + c * .96), (0, h + c)], 24)
     return [_s(stem, "stem", "cream"), _s(cap, "cap")]
 
 
@@ -256,8 +256,9 @@ def cactus(rng: Rng) -> list[Solid]:
 
 def cake(rng: Rng) -> list[Solid]:
     r, h = rng.uniform(.46, .54), rng.uniform(.3, .38)
+    icing = lathe([(r * 1.03, h * .62), (r * 1.03, h + .06), (r * .95, h + .1)], 24, [True, True])
     out = [_s(cylinder(r * 1.12, .04), "plate", "snow"), _s(cylinder(r, h).moved(y=.04), "body", "cream"),
-           _s(lathe([(r * 1.03, h * .62), (r * 1.03, h + .06), (r * .95, h + .1)], 24, [True, True]).moved(y=.0), "icing")]
+           _s(icing, "icing")]
     n = int(rng.integers(1, 5))
     for k in range(n):
         a = 2 * math.pi * k / n
@@ -359,7 +360,8 @@ def bucket(rng: Rng) -> list[Solid]:
 def candle(rng: Rng) -> list[Solid]:
     r, h = rng.uniform(.15, .19), rng.uniform(.55, .75)
     return [_s(lathe([(.38, 0), (.42, .06), (.36, .06), (.34, .03), (0, .03)], 24, False), "dish", "gold"),
-            _s(cylinder(r, h).moved(y=.03), "body"), _s(cylinder(.015, .08, segments=8).moved(y=h + .03), "wick", "dark"),
+            _s(cylinder(r, h).moved(y=.03), "body"),
+            _s(cylinder(.015, .08, segments=8).moved(y=h + .03), "wick", "dark"),
             _s(ellipsoid(.06, .11, .06, 12, 8).moved(y=h + .17), "flame", "flame")]
 
 

@@ -84,7 +84,7 @@ def shade(base: torch.Tensor, normal: torch.Tensor, position: torch.Tensor, uv: 
 
 
 def render(scenes: Sequence[Scene], cameras: Sequence[Cameras], size: int, supersample: int = 2) -> Rendering:
-    """Render scene i from all of cameras[i]; pictures come scene by scene, in order. Cameras are resized to ``size``."""
+    """Render scene i from all of cameras[i], resized to ``size``; pictures come scene by scene, in order."""
     big = size * supersample
     clips, faces, picture = [], [], []
     tables: list[list[np.ndarray]] = [[], [], [], [], [], [], [], []]

@@ -90,8 +90,9 @@ def sample_spec(split: str, index: int) -> Spec:
     color2 = str(rng.choice([c for c in ("white", "black", "yellow", "blue", "red") if c != color]))
     if color != "white" and rng.random() < .5:
         color2 = "white"
-    return Spec(kind, color, str(rng.choice(MATERIALS)), pattern, color2, str(rng.choice(SIZES, p=[.6, .1, .1, .1, .1])),
-                str(rng.choice(STYLES, p=[.7, .15, .15])), int(rng.integers(1 << 31)))
+    return Spec(kind, color, str(rng.choice(MATERIALS)), pattern, color2,
+                str(rng.choice(SIZES, p=[.6, .1, .1, .1, .1])), str(rng.choice(STYLES, p=[.7, .15, .15])),
+                int(rng.integers(1 << 31)))
 
 
 def assemble(spec: Spec, solids: list[Solid], main: tuple[float, float, float], rng: np.random.Generator) -> Scene:

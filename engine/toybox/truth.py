@@ -1,4 +1,4 @@
-"""Exact ground truth of a toybox scene for the benchmarks: points on its visible surface, and true views for fitting."""
+"""Exact ground truth of a toybox scene: points on its visible surface, and true views for fitting."""
 
 from __future__ import annotations
 
