@@ -1,4 +1,4 @@
-"""What a set's models know: the words and kinds they saw in training, and how near to them a picture must be.
+"""What a set's models know: the kinds of objects they saw in training, and how near to them a picture must be.
 
 Kept beside the weights as known.json; ``python -m engine.training.known`` measures and writes it.
 """
@@ -17,13 +17,12 @@ FILE = "known.json"
 
 @dataclass(frozen=True)
 class Known:
-    """words : every word of the training captions; kinds : names of the kinds of objects among them
+    """kinds : names of the kinds of objects that the models were trained on
 
     far_similarity : CLIP's cosine between a picture and its nearest "a KIND" below which the picture is far from all
     that was trained on; None when it was not measured for the CLIP that lies here
     """
 
-    words: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     far_similarity: float | None = None
 
@@ -36,13 +35,12 @@ def read_known(folder: Path, clip_sha256: str) -> Known:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         fits = data["clip_sha256"] == clip_sha256
-        return Known(tuple(data["words"]), tuple(data["kinds"]), float(data["far_similarity"]) if fits else None)
+        return Known(tuple(data["kinds"]), float(data["far_similarity"]) if fits else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"cannot read {path}: {error!r}", REPAIR) from error
 
 
 def write_known(folder: Path, clip_sha256: str, known: Known) -> None:
     """Write ``folder``/known.json."""
-    data = {"clip_sha256": clip_sha256, "words": sorted(known.words), "kinds": list(known.kinds),
-            "far_similarity": known.far_similarity}
+    data = {"clip_sha256": clip_sha256, "kinds": list(known.kinds), "far_similarity": known.far_similarity}
     (folder / FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.models import loading
-from engine.models.known import Known, read_known
+from engine.models.cards import Card
+from engine.models.known import read_known
 
 if TYPE_CHECKING:
     from engine.models.sets import ModelSet
@@ -40,9 +41,6 @@ class Pool:
             def tokenizer() -> Any:
                 return part("tokenizer", "tokenizer", lambda: loading.load_tokenizer(folder / "tokenizer"))
 
-            def known() -> Known:
-                return read_known(folder, checked["clip"].sha256)
-
             def unet() -> Any:
                 return part(role, "unet", lambda: loading.load_unet(folder / role / "unet", device))
 
@@ -51,9 +49,9 @@ class Pool:
 
             if role == "text_to_image":
                 return loading.TextToImage(unet(), vae(), clip().text_model, tokenizer(), scheduler(),
-                                           loading.size_of(unet(), vae()), known())
+                                           loading.size_of(unet(), vae()), _words(checked[role]))
             if role == "image_text":
-                return loading.ImageText(clip(), tokenizer(), known())
+                return loading.ImageText(clip(), tokenizer(), read_known(folder, checked["clip"].sha256))
             if role == "novel_view":
                 projection = part(role, "cc_projection",
                                   lambda: loading.load_projection(folder / role / "cc_projection", device))
@@ -68,6 +66,11 @@ class Pool:
         """Forget every model, so that its memory can be used again."""
         with self._lock:
             self._parts.clear()
+
+
+def _words(card: Card) -> tuple[str, ...]:
+    words = card.fields.get("words")
+    return tuple(str(w) for w in words) if isinstance(words, list) else ()
 
 
 POOL = Pool()

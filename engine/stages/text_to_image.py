@@ -94,7 +94,7 @@ def _scores(scorer: Any, drawn: torch.Tensor, text: str) -> list[float]:
 def _warn(text: str, negative: str, model: Any, job: Job) -> None:
     """Say what of the prompts the models cannot know or see."""
     from engine.toybox.vocabulary import GLUE, WORDS
-    unknown = prompt.unknown_words(f"{text} {negative}", {*model.known.words, *GLUE} if model.known.words else WORDS)
+    unknown = prompt.unknown_words(f"{text} {negative}", {*model.words, *GLUE} if model.words else WORDS)
     if unknown:
         job.warn(prompt.unknown_words_warning(unknown))
     for what, words in (("prompt", text), ("negative prompt", negative)):

@@ -1,13 +1,12 @@
 """What the built-in models know: ``python -m engine.training.known`` writes engine/weights/builtin/known.json.
 
-Words: all that training captions use. Far from the toybox: below the similarity to the nearest kind's name that one
-framed held-out picture in a hundred falls below.
+A picture is far from the toybox when its similarity to the nearest kind's name is one that only one framed held-out
+picture in a hundred falls below.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,10 @@ from engine.diffusion.framing import frame_subject
 from engine.models.known import Known, write_known
 from engine.models.sets import BUILTIN_FOLDER, model_set
 from engine.stages.cut_out import nearest_kind
-from engine.toybox.captions import caption
 from engine.toybox.props import TRAINED_KINDS
-from engine.toybox.scene import sample_spec
 from engine.training.data import Shards
 
 QUANTILE = 0.01
-
-
-def caption_words(objects: int = 5000) -> tuple[str, ...]:
-    """Every word of the captions of the first ``objects`` training objects, sorted."""
-    from engine.diffusion.prompt import words
-    rng, found = random.Random(0), set()
-    for i in range(objects):
-        spec = sample_spec("train", i).to_json()
-        found.update(words(caption(spec, rng.uniform(0, 360), rng.uniform(-10, 60), rng, True)))
-    return tuple(sorted(found))
 
 
 def similarities(held_out: Shards, most: int = 500) -> np.ndarray:
@@ -49,9 +36,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("scratch/toybox"), help="folder of the splits")
     held_out = Shards(parser.parse_args().data / "held_out")
     values = similarities(held_out)
-    known = Known(caption_words(), TRAINED_KINDS, round(float(np.quantile(values, QUANTILE)), 4))
+    known = Known(TRAINED_KINDS, round(float(np.quantile(values, QUANTILE)), 4))
     write_known(BUILTIN_FOLDER, model_set("builtin").cards("image_text")["clip"].sha256, known)
-    print(f"{len(known.words)} words, {len(known.kinds)} kinds; similarity of {len(values)} held-out pictures: median "
+    print(f"{len(known.kinds)} kinds; similarity of {len(values)} held-out pictures: median "
           f"{np.median(values):.3f}, {QUANTILE:.0%} quantile {known.far_similarity}")
 
 
