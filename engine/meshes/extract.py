@@ -76,7 +76,7 @@ def fill_cavities(values: np.ndarray, level: float) -> np.ndarray:
 
 def extract_surface(values: np.ndarray, level: float, density: Density | None = None, rounds: int = 0
                     ) -> tuple[np.ndarray, np.ndarray]:
-    """Surface ``values == level`` of a grid over [-1, 1]^3, whose node (i, j, k) is at -1 + 2 (i, j, k) / (r - 1).
+    """Surface ``values == level`` of a grid of cells over [-1, 1]^3; value (i, j, k) belongs to its cell's centre.
 
     values : (r, r, r) float, axes x, y, z, finite; larger means inside
     density : function from points (n, 3) to values (n,); with ``rounds`` > 0 it moves every vertex along its edge to
@@ -89,7 +89,7 @@ def extract_surface(values: np.ndarray, level: float, density: Density | None = 
         raise ValueError(f"values must be (r, r, r) with r >= 2, not {values.shape}")
     if not np.isfinite(values).all():
         raise RunFailed("the field has values that are not finite", "fit it again with another seed")
-    spacing = 2.0 / (np.array(values.shape) - 1)
+    spacing = 2.0 / np.array(values.shape)
     outside = min(float(values.min()), level - 1e-3 * max(1.0, abs(level)))
     grid = np.pad(values.astype(np.float64), 1, constant_values=outside)
     inside = grid > level
@@ -127,7 +127,7 @@ def extract_surface(values: np.ndarray, level: float, density: Density | None = 
 
 def _positions(nodes: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
     """Flat indices into the padded grid -> (n, 3) coordinates."""
-    return (np.stack(np.unravel_index(nodes, shape), -1) - 1) * spacing - 1.0
+    return (np.stack(np.unravel_index(nodes, shape), -1) - 0.5) * spacing - 1.0
 
 
 def _crossings(below: np.ndarray, above: np.ndarray, level: float, origin: np.ndarray, direction: np.ndarray,

@@ -138,16 +138,19 @@ def sample_surface(vertices: np.ndarray, faces: np.ndarray, samples: int, seed: 
     return np.einsum("nk,nkd->nd", weights, vertices[faces[face]].astype(np.float64))
 
 
-def closeness(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], threshold: float,
-              samples: int = 30_000, seed: int = 0) -> Closeness:
-    """F-score and chamfer distance of two meshes (vertices, faces) by sampled points.
+Shape = tuple[np.ndarray, np.ndarray] | np.ndarray
+"""A mesh (vertices, faces), or points (n, 3) that already lie evenly on a surface."""
 
-    threshold : in the meshes' own unit. Two equal meshes score 1 once the threshold is well above the samples'
+
+def closeness(a: Shape, b: Shape, threshold: float, samples: int = 30_000, seed: int = 0) -> Closeness:
+    """F-score and chamfer distance of two shapes by sampled points.
+
+    threshold : in the shapes' own unit. Two equal meshes score 1 once the threshold is well above the samples'
     spacing, sqrt(area / samples).
     """
     from scipy.spatial import cKDTree
-    points_a = sample_surface(*a, samples, seed)
-    points_b = sample_surface(*b, samples, seed + 1)
+    points_a = a if isinstance(a, np.ndarray) else sample_surface(*a, samples, seed)
+    points_b = b if isinstance(b, np.ndarray) else sample_surface(*b, samples, seed + 1)
     to_b = cKDTree(points_b).query(points_a, workers=-1)[0]
     to_a = cKDTree(points_a).query(points_b, workers=-1)[0]
     precision, recall = float((to_b <= threshold).mean()), float((to_a <= threshold).mean())
@@ -155,8 +158,7 @@ def closeness(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
     return Closeness(precision, recall, f, float(to_b.mean() + to_a.mean()))
 
 
-def f_score(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], threshold: float,
-            samples: int = 30_000, seed: int = 0) -> float:
+def f_score(a: Shape, b: Shape, threshold: float, samples: int = 30_000, seed: int = 0) -> float:
     """The F-score alone; see :func:`closeness`."""
     return closeness(a, b, threshold, samples, seed).f_score
 

@@ -119,27 +119,3 @@ def smooth(vertices: np.ndarray, faces: np.ndarray, rounds: int = 10, inward: fl
         middle = moved.mean(0)
         moved = middle + (moved - middle) * (before / after) ** (1 / 3)
     return moved.astype(np.float32), faces
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(v, 3) float32 unit normals, each face weighted by its corner's angle.
-
-    Angle weights make the normal independent of how the surface around a vertex is cut into triangles
-    (Thuermer and Wuethrich 1998).
-    """
-    flat = face_normals(vertices, faces)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
-    total = np.zeros((len(vertices), 3))
-    for k, angle in enumerate(corner_angles(vertices, faces).T):
-        for axis in range(3):
-            total[:, axis] += np.bincount(faces[:, k], flat[:, axis] * angle, len(vertices))
-    length = np.linalg.norm(total, axis=1, keepdims=True)
-    return np.where(length > 1e-12, total / np.maximum(length, 1e-30), [0.0, 1.0, 0.0]).astype(np.float32)
-
-
-def corner_angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(f, 3) angles in radians."""
-    corners = vertices[faces].astype(np.float64)
-    ahead, back = np.roll(corners, -1, 1) - corners, np.roll(corners, 1, 1) - corners
-    cross = np.linalg.norm(np.cross(ahead, back), axis=-1)
-    return np.asarray(np.arctan2(cross, (ahead * back).sum(-1)))

@@ -33,7 +33,7 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, triangles: int) -> tuple[S
     for greed in GREED:
         points, corners = fast_simplification.simplify(vertices.astype(np.float32), faces.astype(np.int32),
                                                        target_count=triangles, agg=greed)
-        surface = part_glued_sheets(np.asarray(points), np.asarray(corners, dtype=np.int32))
+        surface = split_double_edges(*part_glued_sheets(np.asarray(points), np.asarray(corners, dtype=np.int32)))
         found = topology(surface[1])
         sound = (found.watertight or not wanted.watertight) and (found.manifold or not wanted.manifold)
         if sound and len(surface[1]) <= 1.02 * triangles:
@@ -64,11 +64,7 @@ def part_glued_sheets(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.0
     first, second = plain[0::2], plain[1::2]
     same_way = rows[first, 0] == rows[second, 0]
     partner = [np.stack([first[~same_way], second[~same_way]], -1)]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for edge in np.nonzero(count[member] > 2)[0].tolist():
-        groups[int(member[edge])].append(edge)
-    crowded = [pair for edges in groups.values() for pair in _pair_around(vertices, faces, rows, edges)]
-    partner.append(np.array(crowded, dtype=np.int64).reshape(-1, 2))
+    partner += [np.array(pairs).reshape(-1, 2) for pairs in _crowded_pairs(vertices, faces)]
     a, b = np.concatenate(partner).T
 
     corner = np.arange(3 * len(faces)).reshape(-1, 3)
@@ -88,6 +84,45 @@ def part_glued_sheets(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.0
             middle[:, axis] = np.bincount(fan, pair[:, axis], fans) / np.bincount(fan, minlength=fans)
         new_vertices[parted] += (pull * (middle - new_vertices)[parted]).astype(new_vertices.dtype)
     return drop_unused_vertices(new_vertices, new_faces)
+
+
+def split_double_edges(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.05, rounds: int = 10) -> Surface:
+    """Put a vertex into every edge but one of those that join the same two vertices of one sheet.
+
+    Two such edges bound a thin ring, which is a proper surface but names four faces by one pair of vertices. The new
+    vertex lies in the middle, ``pull`` of the way toward its faces' other corners.
+    """
+    for _ in range(rounds):
+        groups = _crowded_pairs(vertices, faces)
+        if not groups:
+            break
+        touched: set[int] = set()
+        points, corners = [vertices], faces.tolist()
+        for pairs in groups:
+            for one, other in pairs[1:]:
+                f, g = one // 3, other // 3
+                if f in touched or g in touched:
+                    continue  # next round
+                touched |= {f, g}
+                a, b, c = (int(faces[f, (one % 3 + k) % 3]) for k in range(3))
+                d = int(faces[g, (other % 3 + 2) % 3])
+                new = len(vertices) + len(points) - 1
+                middle = (1 - pull) * (vertices[a] + vertices[b]) / 2 + pull * (vertices[c] + vertices[d]) / 2
+                points.append(middle[None].astype(vertices.dtype))
+                corners[f], corners[g] = [a, new, c], [b, new, d]
+                corners += [[new, b, c], [new, a, d]]
+        vertices, faces = np.concatenate(points), np.array(corners, dtype=np.int32)
+    return vertices, faces
+
+
+def _crowded_pairs(vertices: np.ndarray, faces: np.ndarray) -> list[list[tuple[int, int]]]:
+    """For each edge of more than two faces: pairs of its directed edges that bound one wedge of the solid each."""
+    rows = directed_edges(faces)
+    _, member, count = edge_groups(faces)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for edge in np.nonzero(count[member] > 2)[0].tolist():
+        groups[int(member[edge])].append(edge)
+    return [_pair_around(vertices, faces, rows, edges) for edges in groups.values()]
 
 
 def _without_cancelling(faces: np.ndarray) -> np.ndarray:

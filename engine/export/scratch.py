@@ -1,0 +1,22 @@
+"""A folder for files on their way into an artifact; it goes when nobody holds the artifact any more."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts import Files
+
+
+def scratch_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="maquette-"))
+
+
+def scratch_files(folder: Path, roles: dict[str, str], meta: dict[str, Any]) -> Files:
+    """Files in a :func:`scratch_folder`, which is deleted with them (``Files.save`` has made copies by then)."""
+    files = Files(folder, roles, meta)
+    weakref.finalize(files, shutil.rmtree, folder, ignore_errors=True)
+    return files

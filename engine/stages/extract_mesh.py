@@ -1,0 +1,168 @@
+"""A fitted field -> a closed, manifold triangle mesh within a budget."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field as Limits
+
+from engine.artifacts import Field, Mesh
+from engine.errors import BadInput, RunFailed
+from engine.job import Gate, Job, Params, stage
+from engine.meshes import measure
+from engine.meshes.extract import extract_surface, fill_cavities
+from engine.meshes.repair import drop_small_components, smooth
+from engine.meshes.simplify import simplify
+
+
+class ExtractMesh(Params):
+    """Parameters of ``extract_mesh``."""
+
+    resolution: int = Limits(128, ge=16, le=512, description="cells a side of the grid the surface is read from")
+    threshold: float | Literal["auto"] = Limits(
+        "auto", description="density, per field unit, that counts as surface; auto: what parts the field best in two")
+    triangles: int = Limits(8000, ge=64, le=1_000_000, description="most triangles of the mesh")
+    smoothing: int = Limits(3, ge=0, le=200, description="rounds of Taubin smoothing, before simplification")
+    smallest_part: float = Limits(
+        0.02, ge=0, le=1, description="loose parts with less surface than this share of the largest one's are dropped")
+    QUALITY: ClassVar[dict[str, dict[str, Any]]] = {
+        "draft": {"triangles": 4000},
+        "high": {"resolution": 192, "triangles": 30_000},
+    }
+
+
+class Densities(Protocol):
+    """What of a field this stage asks; engine.fields.radiance.RadianceField has it."""
+
+    def density_grid(self, resolution: int, allowed: torch.Tensor | None = None) -> torch.Tensor: ...
+
+    def density(self, points: torch.Tensor) -> torch.Tensor: ...
+
+
+@stage(version=1, attempts=2, gates=(
+    Gate("triangles", minimum=64, explain="the mesh is all but empty"),
+    Gate("watertight", minimum=1, explain="the mesh has holes"),
+    Gate("loose_share", maximum=0.35, remedy=(("smallest_part", 0.3),), explain="large parts float about"),
+    Gate("extent", minimum=0.3, explain="what was found is a crumb of the object"),
+))
+def extract_mesh(field: Field, p: ExtractMesh, job: Job) -> Mesh:
+    """Read the field's surface, fill what no camera sees, drop crumbs, smooth, simplify, and measure.
+
+    Raises BadInput for a threshold outside the field's range, RunFailed for an empty field.
+    """
+    from engine.fields.radiance import RadianceField
+    kept = field.tensors.get("occupancy")
+    allowed = None if kept is None else torch.from_numpy(kept != 0)
+    mesh = mesh_of(RadianceField.from_artifact(field, job.device), p, job, allowed)
+    return Mesh(mesh.vertices, mesh.faces, field.frame, {**field.meta, **mesh.meta})
+
+
+@torch.no_grad()
+def mesh_of(field: Densities, p: ExtractMesh, job: Job, allowed: torch.Tensor | None = None) -> Mesh:
+    """The stage for anything that answers with densities; ``allowed`` as in RadianceField.density_grid."""
+    density = _grid(field, p.resolution, allowed)
+    job.progress(0.3)
+    level = _level(density, p)
+    # Density grows exponentially through a surface: its logarithm is what is nearly linear within a cell.
+    base = 0.01 * level
+    values = np.log(density + base)
+    log_level = float(np.log(level + base))
+    values = fill_cavities(values, log_level)
+
+    def at(points: np.ndarray) -> np.ndarray:
+        return np.log(field.density(torch.from_numpy(points).to(job.device)).double().cpu().numpy() + base)
+
+    vertices, faces = extract_surface(values, log_level, at, rounds=2)
+    job.progress(0.5)
+    before = measure.face_components(faces)[0]
+    (vertices, faces), dropped = drop_small_components(vertices, faces, p.smallest_part)
+    vertices, faces = smooth(vertices, faces, p.smoothing)
+    raw = len(faces)
+    (vertices, faces), sound = simplify(vertices, faces, p.triangles)
+    (vertices, faces), _ = drop_small_components(vertices, faces, p.smallest_part)
+    if not sound:
+        job.warn("simplification could not keep the mesh closed: its holes are counted in the report")
+    job.progress(0.8)
+
+    found = measure.topology(faces)
+    crossings = measure.self_intersections(vertices, faces)
+    volume = measure.volume(vertices, faces)
+    figures = {
+        "threshold": level, "watertight": float(found.watertight), "manifold": float(found.manifold),
+        "components": float(found.components), "triangles": float(found.triangles),
+        "triangles_before": float(raw), "dropped_parts": float(dropped), "parts_before": float(before),
+        "loose_share": _loose_share(vertices, faces), "volume": volume,
+        "handles": found.components - found.euler / 2 if found.watertight else -1.0,
+        "extent": float((vertices.max(0) - vertices.min(0)).max()) if len(vertices) else 0.0,
+    }
+    if crossings >= 0:
+        figures["self_intersections"] = float(crossings)
+    else:
+        job.warn("self-intersections were not counted: too many triangles lie close together")
+    units = {"threshold": "1/field unit", "volume": "field unit^3", "extent": "field units"}
+    for name, value in figures.items():
+        job.metric(name, value, units.get(name, ""))
+    job.progress(1.0)
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int32), meta=figures)
+
+
+def _grid(field: Densities, resolution: int, allowed: torch.Tensor | None) -> np.ndarray:
+    """(r, r, r) float64 densities, axes x, y, z, zero where ``allowed`` says that nothing can be."""
+    if allowed is not None and resolution % len(allowed):
+        # Blocks must fit: ask a mask whose cells divide ours, open wherever any of the old one's cells is open.
+        nearest = torch.nn.functional.interpolate(allowed.float()[None, None], size=(resolution,) * 3, mode="trilinear")
+        allowed = nearest[0, 0] > 0
+    grid = field.density_grid(resolution, allowed)
+    return grid.double().cpu().numpy().transpose(2, 1, 0)
+
+
+def _level(density: np.ndarray, p: ExtractMesh) -> float:
+    """The density of the surface: as asked for, or found."""
+    low, high = float(density.min()), float(density.max())
+    if not np.isfinite([low, high]).all():
+        raise RunFailed("the field has densities that are not finite", "fit it again with another --seed")
+    if high <= 1e-6:
+        raise RunFailed("the field is empty", "look at the views under views/: is the object in them?")
+    if p.threshold == "auto":
+        return automatic_level(density)
+    if not low < p.threshold < high:
+        raise BadInput(f"extract_mesh.threshold = {p.threshold:g} lies outside the field's densities, "
+                       f"{low:.4g} to {high:.4g}", 'choose one between, or "auto"')
+    return float(p.threshold)
+
+
+def _loose_share(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Share of the surface that does not belong to the largest part."""
+    count, part = measure.face_components(faces)
+    areas = np.bincount(part, np.linalg.norm(measure.face_normals(vertices, faces), axis=1), count)
+    return float(1 - areas.max() / areas.sum()) if count else 0.0
+
+
+REFERENCE_LENGTH = 1 / 32
+"""Field units of matter over which opacity is judged by :func:`automatic_level`."""
+
+
+def automatic_level(density: np.ndarray) -> float:
+    """The density that parts matter from haze best.
+
+    Densities become opacities over a fixed length, so that "very dense" and "dense" are alike; Otsu's threshold of
+    those (IEEE SMC 1979: greatest variance between the two groups) becomes a density again. Cells with no density at
+    all are left out: they are what the occupancy grid had ruled out before.
+    """
+    filled = density[density > 1e-3]
+    if filled.size == 0:
+        return float(density.max()) / 2
+    opacity = 1 - np.exp(-filled * REFERENCE_LENGTH)
+    count, edges = np.histogram(opacity, bins=256, range=(0.0, float(opacity.max())))
+    middle = (edges[:-1] + edges[1:]) / 2
+    below, weight = np.cumsum(count), np.cumsum(count * middle)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (weight / below - (weight[-1] - weight) / above) ** 2
+    cut = float(edges[1:][np.nanargmax(between)]) if len(np.unique(opacity)) > 1 else float(opacity[0]) / 2
+    level = -np.log(max(1 - min(cut, 0.95), 1e-12)) / REFERENCE_LENGTH
+    return float(min(max(level, 1e-4), 0.5 * float(density.max())))
+
+
