@@ -296,7 +296,10 @@ def _found(views: Views) -> Views:
     reach = float(np.median(np.linalg.norm(position - centre, axis=1) * half_view))
     views = _placed(views, centre, 1.3 * reach)
     for resolution in (48, 64):
-        z, y, x = np.nonzero(visual_hull(views, resolution, votes=0.9).numpy() > 0.5)
+        hull = visual_hull(views, resolution, seen=0.5)
+        if not bool((hull > 0.5).any()):  # a wrong mask may have emptied it
+            hull = visual_hull(views, resolution, votes=0.8, seen=0.5)
+        z, y, x = np.nonzero(hull.numpy() > 0.5)
         if not len(x):
             raise BadInput("the pictures' masks have no volume in common where the cameras look",
                            "check masks, poses and their convention (OpenGL camera-to-world), or give --bounds")
