@@ -18,8 +18,8 @@ PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
     "clip": {"minutes": 15, "lr": 1e-3, "batch": 128, "ema": 0.995},
-    "text_to_image": {"minutes": 45, "lr": 1e-3, "batch": 32, "ema": 0.999},
-    "novel_view": {"minutes": 40, "lr": 1e-3, "batch": 32, "ema": 0.999},
+    "text_to_image": {"minutes": 45, "lr": 8e-4, "batch": 16, "ema": 0.998},
+    "novel_view": {"minutes": 40, "lr": 8e-4, "batch": 16, "ema": 0.998},
     "matting": {"minutes": 10, "lr": 2e-3, "batch": 16, "ema": 0.995},
     "judge": {"minutes": 8, "lr": 2e-3, "batch": 64, "ema": 0.995},
 }
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nice", type=int, default=5)
     p.add_argument("--checkpoint-s", type=float, default=120)
     p.add_argument("--evaluate-s", type=float, default=300)
+    p.add_argument("--groups", default="conditions,targets", help="of latents: conditions is all text_to_image needs")
     p.add_argument("--init", action="store_true", help="start from the committed weights")
     p.add_argument("--fresh", action="store_true", help="forget the kept state and start anew")
     p.add_argument("--export-only", action="store_true", help="write the weights of the kept state, train nothing")
@@ -88,9 +89,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no shards under {a.data / 'train'}; make them with engine.toybox first", file=sys.stderr)
         return 2
     if a.part == "latents":
+        groups = tuple(a.groups.split(","))
         from engine.training.latents import update
+
+        def report(line: str) -> None:
+            print(line, flush=True)
+
         for split in (train, held_out):
-            print(split.folder.name, update(split, a.work / "latents", a.device, report=print))
+            print(split.folder.name, update(split, a.work / "latents", a.device, groups, report=report))
         return 0
 
     from engine.training.loop import Settings, load_average

@@ -108,14 +108,15 @@ class Clip:
     name = "clip"
 
     def __init__(self, train: Shards, held_out: Shards, batch: int = 128, model: CLIPModel | None = None,
-                 tokenizer: Any = None, caption: Callable[..., str] = caption_of) -> None:
-        self.train, self.held_out, self.batch, self.caption = train, held_out, batch, caption
-        self.tokenizer = tokenizer or load_tokenizer(BUILTIN_FOLDER / "tokenizer")
+                 caption: Callable[..., str] = caption_of, root: Path = BUILTIN_FOLDER) -> None:
+        self.train, self.held_out, self.batch, self.caption, self.root = train, held_out, batch, caption, root
+        verify(root / "tokenizer")
+        self.tokenizer = load_tokenizer(root / "tokenizer")
         self.model: nn.Module = model or build(len(self.tokenizer))
 
     def load_committed(self) -> None:
-        verify(BUILTIN_FOLDER / "clip")
-        self.model.load_state_dict(load_clip(BUILTIN_FOLDER / "clip", "cpu").state_dict())
+        verify(self.root / "clip")
+        self.model.load_state_dict(load_clip(self.root / "clip", "cpu").state_dict())
 
     def draw(self, shards: Shards, rng: np.random.Generator, n: int, plain: bool = False
              ) -> tuple[Tensor, list[str], list[dict[str, Any]]]:
@@ -169,25 +170,11 @@ class Clip:
         self.train.refresh()
         self.held_out.refresh()
 
-    @torch.no_grad()
-    def nearness(self, model: nn.Module, shards: Shards, n: int = 512) -> dict[str, float]:
-        """Cosine between held pictures and their nearest training picture: what "near the toybox" means in figures."""
-        rng = np.random.default_rng(0)
-
-        def embed(source: Shards, count: int) -> Tensor:
-            pictures = self.draw(source, rng, min(count, len(source)), plain=True)[0]
-            return torch.cat([F.normalize(encode_pictures(model, p), dim=-1) for p in pictures.split(64)])  # type: ignore[arg-type]
-
-        nearest = (embed(shards, 128) @ embed(self.train, n).T).amax(1)
-        return {"nearest_cosine_p01": float(nearest.quantile(0.01)), "nearest_cosine_median": float(nearest.median())}
-
     def export(self, state: State, folder: Path) -> Path:
-        shards = self.held_out if len(self.held_out) else self.train
         return export(
             "clip", lambda path: half(state.ema).save_pretrained(path), trained_on=("tokenizer",),  # type: ignore[operator]
             steps=state.step, minutes=state.elapsed_s / 60, metrics=state.metrics, curve=folder / "curve.png",
-            extra=self.nearness(state.ema, shards),
-            about="Text and image encoders (transformers' CLIPModel) of the built-in models.",
+            root=self.root, about="Text and image encoders (transformers' CLIPModel) of the built-in models.",
             data=f"Renders of {len(self.train)} toybox objects from {self.train.views} views with captions in the "
                  "frozen vocabulary; 7 of 10 over white, the others over flat colours.",
             limits="Knows the toybox's kinds, colours, materials, patterns, sizes, styles and view words.")

@@ -77,8 +77,9 @@ class Judge:
 
     name = "judge"
 
-    def __init__(self, train: Shards, held_out: Shards, batch: int = 64, model: JudgeNet | None = None) -> None:
-        self.train, self.held_out, self.batch = train, held_out, batch
+    def __init__(self, train: Shards, held_out: Shards, batch: int = 64, model: JudgeNet | None = None,
+                 root: Path = BUILTIN_FOLDER) -> None:
+        self.train, self.held_out, self.batch, self.root = train, held_out, batch, root
         if model is None:
             known = [s for s in train.specs if all(h in s for h in HEADS)]
             model = JudgeNet({h: sorted({str(s[h]) for s in known}) for h in HEADS})
@@ -86,7 +87,7 @@ class Judge:
         self.model: nn.Module = model.to(memory_format=torch.channels_last)
 
     def load_committed(self) -> None:
-        self.model.load_state_dict(load_judge().state_dict())
+        self.model.load_state_dict(load_judge(self.root / "judge").state_dict())
 
     def labels(self, specs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Attribute -> (b,) class numbers, -100 (ignored) for what is not among the classes."""
@@ -135,7 +136,7 @@ class Judge:
 
         return export(
             "judge", save, steps=state.step, minutes=state.elapsed_s / 60, metrics=state.metrics,
-            curve=folder / "curve.png",
+            curve=folder / "curve.png", root=self.root,
             about="Classifier of kind, colour, material and pattern that scores generated pictures in the benchmarks.",
             data=f"True renders of {len(self.train)} toybox objects over white, blurred, grained, moved and scaled.",
             limits="For evaluation only; no pipeline uses it.")

@@ -41,13 +41,14 @@ class Matting:
 
     name = "matting"
 
-    def __init__(self, train: Shards, held_out: Shards, batch: int = 16, model: UNet2DModel | None = None) -> None:
-        self.train, self.held_out, self.batch = train, held_out, batch
+    def __init__(self, train: Shards, held_out: Shards, batch: int = 16, model: UNet2DModel | None = None,
+                 root: Path = BUILTIN_FOLDER) -> None:
+        self.train, self.held_out, self.batch, self.root = train, held_out, batch, root
         self.model: nn.Module = (model or build()).to(memory_format=torch.channels_last)
 
     def load_committed(self) -> None:
-        verify(BUILTIN_FOLDER / "matting")
-        self.model.load_state_dict(load_diffusers(UNet2DModel, BUILTIN_FOLDER / "matting", "cpu").state_dict())
+        verify(self.root / "matting")
+        self.model.load_state_dict(load_diffusers(UNet2DModel, self.root / "matting", "cpu").state_dict())
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         picture, alpha = compose(self.train, draw.rng, self.batch)
@@ -80,7 +81,7 @@ class Matting:
     def export(self, state: State, folder: Path) -> Path:
         return export(
             "matting", lambda path: half(state.ema).save_pretrained(path), steps=state.step,  # type: ignore[operator]
-            minutes=state.elapsed_s / 60, metrics=state.metrics, curve=folder / "curve.png",
+            minutes=state.elapsed_s / 60, metrics=state.metrics, curve=folder / "curve.png", root=self.root,
             about="Matting at 128 px: a picture of one object -> its alpha (sigmoid of the one output channel); "
                   "pictures in [-1, 1], time step 0.",
             data=f"{len(self.train)} toybox objects over white, flat colours, gradients, noise and clutter.",

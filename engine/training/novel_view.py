@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,8 +29,7 @@ FRONT = 0.7
 
 def widened(unet: nn.Module) -> nn.Module:
     """A copy of a 4-channel U-Net that takes 8 channels and, until it is trained, ignores the new four."""
-    wide = denoise.build(8, tuple(unet.config.block_out_channels), int(unet.config.cross_attention_dim),  # type: ignore[union-attr,arg-type]
-                         int(unet.config.sample_size), int(unet.config.norm_num_groups))  # type: ignore[union-attr,arg-type]
+    wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": 8})  # type: ignore[dict-item]
     tensors = dict(unet.state_dict())
     tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"]] + [torch.zeros_like(tensors["conv_in.weight"])], 1)
     wide.load_state_dict(tensors)

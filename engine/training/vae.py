@@ -15,6 +15,9 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
+from engine.models.cards import verify
+from engine.models.loading import load_vae
+from engine.models.sets import BUILTIN_FOLDER
 from engine.training.data import Shards, crop_on_object, flat_backgrounds, over, to_tensor
 from engine.training.export import export, half
 from engine.training.loop import Draw, State
@@ -25,14 +28,61 @@ WHOLE_FROM = 0.75
 OUTSIDE = 0.1
 """Weight of a background pixel beside 1 of an object's pixel."""
 KL = 1e-5
+COLOUR = 1.0
 
 
 def build(channels: tuple[int, ...] = CHANNELS, groups: int = 8) -> AutoencoderKL:
-    """A fresh autoencoder with Stable Diffusion's key set."""
-    return AutoencoderKL(
+    """A fresh autoencoder in Stable Diffusion's layout, one residual layer a block (1.5 times faster to train than two)."""
+    return with_colour_path(AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=channels, layers_per_block=1,
-        latent_channels=4, norm_num_groups=groups, sample_size=128, force_upcast=False)
+        latent_channels=4, norm_num_groups=groups, sample_size=128, force_upcast=False))
+
+
+@torch.no_grad()
+def with_colour_path(model: AutoencoderKL) -> AutoencoderKL:
+    """Start as a blurred copy: every residual branch at zero, and red, green and blue carried through in six channels.
+
+    From a plain random start, brightness is learned first and hue only after thousands of steps. Each colour goes as
+    +c and -c: their group's mean is then zero, so group norms only scale it, and silu(c) - silu(-c) = c undoes the
+    activations. The rest of the weights stay random and find the detail.
+    """
+    from diffusers.models.downsampling import Downsample2D
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.upsampling import Upsample2D
+    eye = torch.eye(6)
+    for module in model.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.conv2.weight.zero_()
+            if module.conv_shortcut is not None:
+                module.conv_shortcut.weight[:6] = 0
+                module.conv_shortcut.weight[:6, :6, 0, 0] = eye
+                module.conv_shortcut.bias.zero_()  # type: ignore[union-attr]
+        elif isinstance(module, Downsample2D | Upsample2D):
+            conv = module.conv
+            conv.weight[:6] = 0
+            if isinstance(module, Downsample2D):  # padded to the right and below: taps 0 and 1 are the 2 x 2 block
+                conv.weight[:6, :6, :2, :2] = eye[:, :, None, None] / 4
+            else:
+                conv.weight[:6, :6, 1, 1] = eye
+            conv.bias.zero_()
+    signs = torch.tensor([[1.0], [-1.0]])
+    carry = torch.zeros(6, 3)
+    for i in range(3):
+        carry[2 * i:2 * i + 2, i:i + 1] = signs
+    for conv_in in (model.encoder.conv_in, model.decoder.conv_in):
+        conv_in.weight[:6] = 0
+        conv_in.weight[:6, :3, 1, 1] = carry
+        conv_in.bias[:6] = 0
+    for conv_out in (model.encoder.conv_out, model.decoder.conv_out):
+        conv_out.weight[:3] = 0
+        conv_out.weight[:3, :6, 1, 1] = 0.5 * carry.T
+        conv_out.bias[:3] = 0
+    for mix in (model.quant_conv, model.post_quant_conv):
+        mix.weight.copy_(torch.eye(mix.weight.shape[0])[:, :, None, None])
+        mix.bias.zero_()
+    model.encoder.conv_out.bias[4:] = -6.0  # the posterior starts narrow
+    return model
 
 
 class Vae:
@@ -40,9 +90,14 @@ class Vae:
 
     name = "vae"
 
-    def __init__(self, train: Shards, held_out: Shards, batch: int = 16, model: AutoencoderKL | None = None) -> None:
-        self.train, self.held_out, self.batch = train, held_out, batch
+    def __init__(self, train: Shards, held_out: Shards, batch: int = 16, model: AutoencoderKL | None = None,
+                 root: Path = BUILTIN_FOLDER) -> None:
+        self.train, self.held_out, self.batch, self.root = train, held_out, batch, root
         self.model: nn.Module = (model or build()).to(memory_format=torch.channels_last)
+
+    def load_committed(self) -> None:
+        verify(self.root / "vae")
+        self.model.load_state_dict(load_vae(self.root / "vae", "cpu").state_dict())
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         rng, whole = draw.rng, draw.progress >= WHOLE_FROM
@@ -64,9 +119,13 @@ class Vae:
         l2 = (difference.square() * weight).sum() / total
         edges = (difference.diff(dim=-1).abs() * weight[..., 1:]).sum() / total + \
             (difference.diff(dim=-2).abs() * weight[..., 1:, :]).sum() / total
+        # Luminance is learned first and hue could wait for long: errors of hue, and of large areas, count more.
+        hue = difference - difference.mean(1, keepdim=True)
+        areas = torch.nn.functional.avg_pool2d(difference * weight, 8)
+        colour = (hue.abs() * weight).sum() / total + areas.abs().mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        loss = l1 + 4 * l2 + 0.25 * edges + KL * kl
-        return loss, {"l1": float(l1.detach()), "l2": float(l2.detach()), "kl": float(kl.detach())}, n
+        loss = l1 + 4 * l2 + 0.25 * edges + COLOUR * colour + KL * kl
+        return loss, {"l1": float(l1.detach()), "colour": float(colour.detach()), "l2": float(l2.detach()), "kl": float(kl.detach())}, n
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         psnr = mask_psnr(model, self.held_out)
@@ -94,7 +153,7 @@ class Vae:
         model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
         return export(
             "vae", lambda path: half(model).save_pretrained(path), steps=state.step, minutes=state.elapsed_s / 60,
-            metrics=state.metrics, curve=folder / "curve.png",
+            metrics=state.metrics, curve=folder / "curve.png", root=self.root,
             about="Autoencoder between 128 px pictures and 16 x 16 x 4 latents; diffusers' AutoencoderKL.",
             data=f"Renders of {len(self.train)} toybox objects from {self.train.views} views, 9 of 10 over white.",
             limits="Knows the toybox: flat-shaded props on plain backgrounds. Photographs and text come out blurred.")
