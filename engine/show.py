@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from engine.doctor import Finding
@@ -59,7 +59,8 @@ def show_findings(findings: list[Finding], console: Console | None = None) -> No
 
 
 def _files(report: Report, folder: Path) -> Table:
-    table = Table("file", "what", "kB", box=None, pad_edge=False)
+    table = Table(Column("file", overflow="fold"), Column("what", no_wrap=True), Column("kB", justify="right"),
+                  box=None, pad_edge=False)
     names = {record.path: record.role for record in report.files}
     if (folder / "report.json").exists():
         names |= {"report.html": "report", "report.json": "report"}

@@ -32,7 +32,7 @@ def test_choose_candidate_takes_the_pick_else_the_best() -> None:
     job = quiet_job("choose_candidate")
     best = choose_candidate(candidates, ChooseCandidate(), job)
     assert best.caption == "picture 1" and best.meta["candidate"] == 1
-    assert {m["name"]: m["value"] for m in job.metrics} == {"candidate": 1, "score": 0.7}
+    assert {m["name"]: m["value"] for m in job.metrics} == {"best": 1, "score": 0.7}
     picked = choose_candidate(candidates, ChooseCandidate(index=0), job)
     assert picked.caption == "picture 0" and (picked.image == picture(0).image).all()
     with pytest.raises(BadInput, match="there is no candidate 3; there are 3, numbered 0 to 2"):

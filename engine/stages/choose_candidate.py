@@ -24,7 +24,7 @@ def choose_candidate(candidates: Candidates, p: ChooseCandidate, job: Job) -> Pi
     if not 0 <= index < count:
         raise BadInput(f"there is no candidate {index}; there are {count}, numbered 0 to {count - 1}",
                        "Choose one of them with --pick, or draw more with --set text_to_image.candidates=N")
-    job.metric("candidate", index)
+    job.metric("best", index, "", "candidates; the one that goes on")
     job.metric("score", candidates.scores[index], "", "prompt")
     job.progress(1.0, candidates.pictures[index].image[..., :3])
     picture = candidates.pictures[index]
