@@ -190,7 +190,7 @@ def _progress(s: Settings, state: State) -> float:
             minutes = float(override.read_text())
         except ValueError:
             pass
-    parts = [state.elapsed_s / 60 / minutes if minutes is not None else 0.0, state.step / s.steps if s.steps else 0.0]
+    parts = [state.elapsed_s / 60 / max(minutes, 1e-9) if minutes is not None else 0.0, state.step / s.steps if s.steps else 0.0]
     return min(1.0, max(parts))
 
 

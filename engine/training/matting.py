@@ -27,7 +27,7 @@ def build(channels: tuple[int, ...] = (16, 24, 48, 64, 64), size: int = 128, gro
     return UNet2DModel(
         sample_size=size, in_channels=3, out_channels=1, block_out_channels=channels, layers_per_block=1,
         down_block_types=down, up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (len(channels) - 1),
-        norm_num_groups=groups, attention_head_dim=16)
+        norm_num_groups=groups, attention_head_dim=min(16, channels[-1]))
 
 
 def logits(unet: nn.Module, pictures: Tensor) -> Tensor:

@@ -62,4 +62,4 @@ def export_tokenizer(root: Path = BUILTIN_FOLDER) -> Path:
         "tokenizer", save, about="Tokenizer of the built-in models: whole words of a frozen list, bytes for the rest.",
         data=f"No training: {len(WORDS)} words of engine/toybox/vocabulary.py in their frozen order.",
         limits=f"English, case-insensitive, {LENGTH} tokens; a word outside the list costs one token a byte.",
-        extra={"words": len(WORDS)})
+        extra={"words": len(WORDS)}, root=root)
