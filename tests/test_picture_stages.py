@@ -187,15 +187,26 @@ def test_far_pictures_are_warned_of_by_the_sets_own_bound(tiny: ModelSet, tmp_pa
     shutil.copytree(tiny.folder, tmp_path / "set")
     far = ModelSet("builtin", tmp_path / "set")
     sha = far.cards("image_text")["clip"].sha256
-    for clip, bound, warns in ((sha, 1.01, True), (sha, -1.01, False), ("another clip", 1.01, False)):
-        write_known(far.folder, clip, Known(("mug", "chair"), bound))
+    for clip, bound, warns in ((sha, 0.0, True), (sha, 1e6, False), ("another clip", 0.0, False)):
+        write_known(far.folder, clip, Known(("mug", "chair"), np.zeros(16), np.eye(16), bound))
         job = ListJob(far)
         cut_out(Picture(before([1, 1, 1])), CutOut(), job)
         assert any("far from what the built-in models know" in w for w in job.warnings) == warns
-        assert ("toybox_similarity" in job.metrics) == (clip == sha)
-    (far.folder / "known.json").write_text("[]")
-    with pytest.raises(BadInput, match=r"cannot read .*known\.json"):
+        assert ("toybox_distance" in job.metrics) == (clip == sha)
+    (far.folder / "known.safetensors").write_text("[]")
+    with pytest.raises(BadInput, match=r"cannot read .*known\.safetensors"):
         cut_out(Picture(before([1, 1, 1])), CutOut(), ListJob(far))
+
+
+def test_the_bound_is_the_quantile_of_whitened_distances() -> None:
+    from engine.training.known import QUANTILE, fit
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(3, 3))
+    seen, held_out = rng.normal(size=(20_000, 3)) @ spread + 5, rng.normal(size=(20_000, 3)) @ spread + 5
+    known = fit(seen, held_out, ("mug",))
+    assert known.far == pytest.approx(3.14, abs=0.1)  # the square root of chi-squared's 98 % quantile, 3 dimensions
+    share = np.mean([known.distance(x) > known.far for x in held_out])
+    assert share == pytest.approx(1 - QUANTILE, abs=1e-3)
 
 
 # -- image_to_views --------------------

@@ -83,7 +83,7 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
         if part == "novel_view":
             CCProjection(CONTEXT + 4, CONTEXT).half().save_pretrained(folder / part / "cc_projection")
         write_card(folder / part, trained_on=dict(digests), words=["a", "red", "blue", "mug", "chair", "view", "front"])
-    write_known(folder, digests["clip"], Known(("mug", "chair"), -1.0))
+    write_known(folder, digests["clip"], Known(("mug", "chair"), np.zeros(CONTEXT), np.eye(CONTEXT), 1e6))
 
     UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
                 layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2

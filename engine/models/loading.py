@@ -4,7 +4,7 @@ the built-in networks are small, and results then differ less between devices.""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ class TextToImage:
 
 @dataclass(frozen=True)
 class ImageText:
-    """clip : CLIPModel; tokenizer : fast tokenizer; known : what the set's models saw in training"""
+    """clip : CLIPModel; tokenizer : fast tokenizer; known : what the set's models saw, where it was measured"""
 
     clip: Any
     tokenizer: Any
-    known: Known = field(default_factory=Known)
+    known: Known | None = None
 
 
 @dataclass(frozen=True)
