@@ -16,7 +16,8 @@ USUAL_HEIGHT_M: dict[str, float] = {
     "trumpet": 0.5, "well": 2.0, "wizard": 1.75, "woman": 1.65,
 }
 
-PREPOSITIONS = frozenset("with of on in made from at under over by near beside behind and for seen".split())
+PREPOSITIONS = frozenset(
+    ("with", "of", "on", "in", "made", "from", "at", "under", "over", "by", "near", "beside", "behind", "and", "for", "seen"))
 
 
 def usual_height_m(kind: str | None) -> float:

@@ -14,7 +14,8 @@ def write_ply(path: Path, vertices: np.ndarray, faces: np.ndarray, normals: np.n
     if normals is not None:
         fields += [(f"n{n}", "<f4", normals[:, i]) for i, n in enumerate("xyz")]
     if colors is not None:
-        fields += [(n, "u1", np.round(np.clip(colors[:, i], 0, 1) * 255)) for i, n in enumerate(("red", "green", "blue"))]
+        levels = np.round(np.clip(colors, 0, 1) * 255)
+        fields += [(n, "u1", levels[:, i]) for i, n in enumerate(("red", "green", "blue"))]
     table = np.empty(len(vertices), dtype=[(name, kind) for name, kind, _ in fields])
     for name, _, values in fields:
         table[name] = values

@@ -90,8 +90,11 @@ def extract_surface(values: np.ndarray, level: float, density: Density | None = 
     if not np.isfinite(values).all():
         raise RunFailed("the field has values that are not finite", "fit it again with another seed")
     spacing = 2.0 / np.array(values.shape)
-    outside = min(float(values.min()), level - 1e-3 * max(1.0, abs(level)))
-    grid = np.pad(values.astype(np.float64), 1, constant_values=outside)
+    grid = np.pad(values.astype(np.float64), 1, mode="edge")
+    # The layer around the cube mirrors its border about the level: what leaves the cube is cut off at its wall.
+    wall = np.ones(grid.shape, dtype=bool)
+    wall[1:-1, 1:-1, 1:-1] = False
+    grid[wall] = np.minimum(grid[wall], 2 * level - grid[wall])
     inside = grid > level
 
     nx, ny, nz = (n - 1 for n in grid.shape)

@@ -71,7 +71,7 @@ def face_components(faces: np.ndarray) -> tuple[int, np.ndarray]:
 
 def topology(faces: np.ndarray) -> Topology:
     """Everything about a mesh that does not depend on where its vertices are."""
-    ends, member, count = edge_groups(faces)
+    ends, _, count = edge_groups(faces)
     first, second = paired_edges(faces)
     rows = directed_edges(faces)
     flipped = rows[first, 0] == rows[second, 0]

@@ -174,9 +174,10 @@ def _background(stage: Stage, camera: Cameras, pose: torch.Tensor) -> torch.Tens
     grey = (HORIZON + (GROUND - HORIZON) * (row / h))[:, None].expand(h, w)
     y = -(row - float(camera.cy[0])) / float(camera.fy[0])
     x = (torch.arange(w, device=pose.device) + 0.5 - float(camera.cx[0])) / float(camera.fx[0])
-    local = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w), torch.full((h, w), -1.0, device=pose.device)], -1)
+    local = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w), -torch.ones(h, w, device=pose.device)], -1)
     ray = local @ pose[:3, :3].T
-    t = (stage.floor - pose[1, 3]) / torch.where(ray[..., 1].abs() < 1e-6, torch.full_like(ray[..., 1], -1e-6), ray[..., 1])
+    fall = torch.where(ray[..., 1].abs() < 1e-6, torch.full_like(ray[..., 1], -1e-6), ray[..., 1])
+    t = (stage.floor - pose[1, 3]) / fall
     ground = torch.stack([pose[0, 3] + t * ray[..., 0] - stage.middle[0],
                           pose[2, 3] + t * ray[..., 2] - stage.middle[2]], -1) / stage.reach
     shadow = functional.grid_sample(stage.shadow[None, None], ground[None], padding_mode="zeros", align_corners=False)

@@ -43,7 +43,7 @@ class TextureMesh(Params):
     field_weight: float = Limits(0.02, ge=0, le=100, description="the field's say beside a picture of weight 1")
     material: str | None = Limits(None, description="material word that sets metallic and roughness")
     metallic: float | None = Limits(None, ge=0, le=1, description="metallic factor; default: the material's, else 0")
-    roughness: float | None = Limits(None, ge=0, le=1, description="roughness factor; default: the material's, else 0.7")
+    roughness: float | None = Limits(None, ge=0, le=1, description="roughness factor; default: the material's or 0.7")
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {
         "draft": {"texture_size": 512},
         "high": {"texture_size": 2048, "padding": 8},
