@@ -14,7 +14,7 @@ from engine.models.cards import part_digest, read_card, verify
 from engine.models.loading import load_clip, load_matting, load_projection, load_unet, load_vae
 from engine.training import clip, denoise, judge, matting, text_to_image, vae
 from engine.training.data import Shards, bounding_box, crop_on_object, fake_shards, flat_backgrounds, over
-from engine.training.latents import Latents, cache_folder, update
+from engine.training.latents import Latents, cache_folder, encoder_digest, update
 from engine.training.loop import Draw, Settings, State, load_average, train
 from engine.training.novel_view import NovelView, union_psnr, widened
 from engine.training.tokenizer import export_tokenizer
@@ -189,7 +189,7 @@ def test_latents_are_cached_once_and_hold_the_encoders_answer(toybox: Path, root
     pixels = torch.from_numpy(over(shards.rgba(20, 1))).permute(0, 3, 1, 2)
     embeds = clip.encode_pictures(load_clip(root / "clip", "cpu"), pixels).detach().numpy()
     np.testing.assert_allclose(cached.embeds[20, 1], embeds[0], atol=1e-4)
-    assert cache_folder(work, root).name.startswith(part_digest(root / "vae")[:12])
+    assert cache_folder(work, root).name.startswith(encoder_digest(root / "vae")[:12])
 
 
 def tiny_unet(channels: int = 4) -> UNet2DConditionModel:
@@ -296,3 +296,14 @@ def test_matting_pictures_are_composed_exactly(toybox: Path) -> None:
     outside = picture.permute(0, 2, 3, 1)[alpha[:, 0] == 0].view(-1, 3)
     assert picture.shape == (4, 3, 128, 128) and alpha.min() == 0 and alpha.max() > 0.99
     assert len(outside) > 1000 and float(picture.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_the_stages_samplers_fit_the_schedule_that_is_trained(sampler) -> None:
+    from engine.diffusion import sampling
+    plan = denoise.scheduler()
+    clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    oracle = Oracle(clean, plan.alphas_cumprod)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    made = sampling.sample(plan, lambda x, t: oracle(x, t, None).sample, noise, 12, sampler)
+    torch.testing.assert_close(made, clean, atol=0.02, rtol=0.02)

@@ -7,6 +7,7 @@ groups are encoded apart, so that text to image need not wait. Caches stand unde
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +25,19 @@ GROUPS = {"conditions": (0, TEXT_VIEWS), "targets": (TEXT_VIEWS, None)}
 """View ranges that are encoded together."""
 
 
+def encoder_digest(folder: Path) -> str:
+    """SHA-256 of what decides a VAE's latents: its encoder's tensors. A decoder may be trained on without changing it."""
+    from safetensors.numpy import load_file
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(n for n in tensors if n.startswith(("encoder.", "quant_conv."))):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
 def cache_folder(work: Path, root: Path = BUILTIN_FOLDER) -> Path:
     """Where the latents of the VAE and the embeddings of the CLIP that lie in ``root`` now are kept."""
-    return work / f"{part_digest(root / 'vae')[:12]}_{part_digest(root / 'clip')[:12]}"
+    return work / f"{encoder_digest(root / 'vae')[:12]}_{part_digest(root / 'clip')[:12]}"
 
 
 @torch.no_grad()
