@@ -26,7 +26,8 @@ def test_every_word_has_one_id_of_its_own(tokenizer) -> None:
 def test_ids_are_the_ones_that_weights_were_trained_on(tokenizer) -> None:
     assert tokenizer("A red mug, side view").input_ids == [1, 645, 411, 271, 261, 505, 508, 3]
     digest = hashlib.sha256(json.dumps(vocabulary(), sort_keys=True).encode()).hexdigest()
-    assert digest == "0d480568b26181c23e9a2803fad22181d9cdacce22d50ac8e1b82ea2c6064ac7", "the ids moved: every trained weight would be lost"
+    assert digest == ("0d480568b26181c23e9a2803fad22181d9cdacce22d50ac8e1b82ea2c6064ac7"
+                      ), "the ids moved: every trained weight would be lost"
 
 
 def test_shipped_tokenizer_is_this_one(tokenizer) -> None:

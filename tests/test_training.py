@@ -307,3 +307,19 @@ def test_the_stages_samplers_fit_the_schedule_that_is_trained(sampler) -> None:
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     made = sampling.sample(plan, lambda x, t: oracle(x, t, None).sample, noise, 12, sampler)
     torch.testing.assert_close(made, clean, atol=0.02, rtol=0.02)
+
+
+def test_a_decoder_trained_on_leaves_latents_and_those_who_stand_on_them(toybox: Path, root: Path) -> None:
+    before, encoder = verify(root / "vae"), encoder_digest(root / "vae")
+    scale = load_vae(root / "vae", "cpu").config.scaling_factor
+    card = root / "clip" / "card.json"
+    kept = card.read_text()
+    card.write_text(json.dumps({**json.loads(kept), "trained_on": {"vae": before.sha256}}))
+    task = vae.Vae(*splits(toybox), batch=2, model=tiny_vae(), root=root, decoder_only=True)
+    task.export(train(task, settings(root / "work" / "vae_decoder", 2, ema=0.1)), root / "work" / "vae_decoder")
+    after = verify(root / "vae")
+    assert after.sha256 != before.sha256 and encoder_digest(root / "vae") == encoder
+    assert load_vae(root / "vae", "cpu").config.scaling_factor == scale
+    assert read_card(root / "clip").trained_on == {"vae": after.sha256}
+    assert read_card(root / "clip").fields["since"][0]["was"] == before.sha256
+    card.write_text(kept)

@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluate-s", type=float, default=300)
     p.add_argument("--groups", default="conditions,targets", help="of latents: conditions is all text_to_image needs")
     p.add_argument("--init", action="store_true", help="start from the committed weights")
+    p.add_argument("--decoder-only", action="store_true", help="vae: train the committed decoder on, latents stay")
     p.add_argument("--fresh", action="store_true", help="forget the kept state and start anew")
     p.add_argument("--export-only", action="store_true", help="write the weights of the kept state, train nothing")
     p.add_argument("--evaluate-only", action="store_true", help="print the figures of the kept state")
@@ -50,11 +51,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path) -> Any:
+def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decoder_only: bool = False) -> Any:
     """The trainer of a part."""
     if part == "vae":
         from engine.training.vae import Vae
-        return Vae(train, held_out, batch)
+        return Vae(train, held_out, batch, decoder_only=decoder_only)
     if part == "clip":
         from engine.training.clip import Clip
         return Clip(train, held_out, batch)
@@ -102,8 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     from engine.training.loop import Settings, load_average
     from engine.training.loop import train as fit
     defaults = DEFAULTS[a.part]
-    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work)
-    folder = a.work / a.part
+    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work, a.decoder_only)
+    folder = a.work / (f"{a.part}_decoder" if a.decoder_only else a.part)
     if a.export_only or a.evaluate_only:
         state = load_average(task, folder)
         if a.evaluate_only or not state.metrics:

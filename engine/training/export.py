@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,10 +39,25 @@ def export(part: str, save: Callable[[Path], None], *, about: str, data: str, li
     old = part_folder.with_name(part_folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if part_folder.exists():
-        os.replace(part_folder, old)
-    os.replace(fresh, part_folder)
+        part_folder.replace(old)
+    fresh.replace(part_folder)
     shutil.rmtree(old, ignore_errors=True)
     return part_folder
+
+
+def restamp(root: Path, part: str, old: str, why: str) -> None:
+    """Let the parts that stand on ``part``'s digest ``old`` stand on its weights of now, ``why`` goes on their cards.
+
+    Only right where what they learned from is the same: the caller knows that.
+    """
+    new = part_digest(root / part)
+    for path in sorted(root.glob("*/card.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card["trained_on"].get(part) == old:
+            card["trained_on"][part] = new
+            card.setdefault("since", []).append({"part": part, "was": old, "why": why})
+            path.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            (path.parent / "card.md").write_text(_page(card, (path.parent / "curve.png").exists()), encoding="utf-8")
 
 
 def half(model: nn.Module) -> nn.Module:

@@ -8,7 +8,6 @@ groups are encoded apart, so that text to image need not wait. Caches stand unde
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ GROUPS = {"conditions": (0, TEXT_VIEWS), "targets": (TEXT_VIEWS, None)}
 
 
 def encoder_digest(folder: Path) -> str:
-    """SHA-256 of what decides a VAE's latents: its encoder's tensors. A decoder may be trained on without changing it."""
+    """SHA-256 of what decides a VAE's latents, its encoder: a decoder may be trained on without changing it."""
     from safetensors.numpy import load_file
     tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
     digest = hashlib.sha256()
@@ -64,7 +63,7 @@ def _write(path: Path, array: np.ndarray) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, array)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def update(shards: Shards, work: Path, device: str = "cpu", groups: tuple[str, ...] = tuple(GROUPS),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -190,8 +189,8 @@ def _progress(s: Settings, state: State) -> float:
             minutes = float(override.read_text())
         except ValueError:
             pass
-    parts = [state.elapsed_s / 60 / max(minutes, 1e-9) if minutes is not None else 0.0, state.step / s.steps if s.steps else 0.0]
-    return min(1.0, max(parts))
+    by_time = 0.0 if minutes is None else state.elapsed_s / 60 / max(minutes, 1e-9)
+    return min(1.0, max(by_time, state.step / s.steps if s.steps else 0.0))
 
 
 @contextmanager
@@ -215,7 +214,7 @@ def _keep(state: State, optimiser: torch.optim.Optimizer, path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save({"model": state.model.state_dict(), "ema": state.ema.state_dict(), "optimiser": optimiser.state_dict(),
                 "step": state.step, "elapsed_s": state.elapsed_s, "metrics": state.metrics}, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _restore(state: State, optimiser: torch.optim.Optimizer | None, path: Path, device: torch.device) -> None:
@@ -238,7 +237,7 @@ def _look(task: Task, state: State, log: Log, s: Settings) -> None:
     if sheet is not None:
         part = s.folder / "sheet.part.png"
         sheet.save(part)
-        os.replace(part, s.folder / "sheet.png")
+        part.replace(s.folder / "sheet.png")
     draw_curve(s.folder / "log.jsonl", s.folder / "curve.png")
 
 

@@ -31,7 +31,8 @@ def widened(unet: nn.Module) -> nn.Module:
     """A copy of a 4-channel U-Net that takes 8 channels and, until it is trained, ignores the new four."""
     wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": 8})  # type: ignore[dict-item]
     tensors = dict(unet.state_dict())
-    tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"]] + [torch.zeros_like(tensors["conv_in.weight"])], 1)
+    first = tensors["conv_in.weight"]
+    tensors["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], 1)
     wide.load_state_dict(tensors)
     return wide
 
