@@ -72,15 +72,15 @@ def test_many_vertices_take_wide_indices():
     count = 65536
     points = np.random.default_rng(0).random((count, 3)).astype(np.float32)
     faces = np.stack([np.arange(count - 2), np.arange(1, count - 1), np.arange(2, count)], -1)
-    document, arrays = read(glb_bytes(points, faces, points, points[:, :2], np.zeros((2, 2, 3)), 0, 1))
+    _, arrays = read(glb_bytes(points, faces, points, points[:, :2], np.zeros((2, 2, 3)), 0, 1))
     assert arrays["indices"].dtype == np.dtype("<u4") and int(arrays["indices"].max()) == 65535
-    document, arrays = read(glb_bytes(points[:-1], faces[:-1], points[:-1], points[:-1, :2], np.zeros((2, 2, 3)), 0, 1))
+    _, arrays = read(glb_bytes(points[:-1], faces[:-1], points[:-1], points[:-1, :2], np.zeros((2, 2, 3)), 0, 1))
     assert arrays["indices"].dtype == np.dtype("<u2")
 
 
 def test_bad_meshes_and_bad_files_are_refused(mesh):
-    good = dict(vertices=mesh.vertices, faces=mesh.faces, normals=mesh.normals, uvs=mesh.uvs, base_color=mesh.base_color,
-                metallic=0.0, roughness=1.0)
+    good = {"vertices": mesh.vertices, "faces": mesh.faces, "normals": mesh.normals, "uvs": mesh.uvs,
+            "base_color": mesh.base_color, "metallic": 0.0, "roughness": 1.0}
     with pytest.raises(ValueError, match="without triangles"):
         glb_bytes(**{**good, "faces": mesh.faces[:0]})
     with pytest.raises(ValueError, match="names a vertex"):
@@ -98,7 +98,8 @@ def test_bad_meshes_and_bad_files_are_refused(mesh):
 def test_exported_assets_stand_on_the_origin_in_metres(mesh, tmp_path):
     job = Notes()
     files = export_mesh(mesh, ExportMesh(name="cup", height_m=0.3, formats=("glb", "obj", "ply")), job)
-    assert files.roles["cup.glb"] == "mesh" and set(files.roles) == {"cup.glb", "cup.obj", "cup.mtl", "cup.png", "cup.ply"}
+    assert set(files.roles) == {"cup.glb", "cup.obj", "cup.mtl", "cup.png", "cup.ply"}
+    assert files.roles["cup.glb"] == "mesh" and files.roles["cup.png"] == "texture"
     _, arrays = read((files.folder / "cup.glb").read_bytes())
     low, high = arrays["POSITION"].min(0), arrays["POSITION"].max(0)
     assert np.allclose([low[1], high[1], low[0] + high[0], low[2] + high[2]], [0, 0.3, 0, 0], atol=1e-5)

@@ -104,7 +104,7 @@ def test_f_score_of_hand_worked_points():
 def test_f_score_of_parallel_squares_and_of_equal_meshes():
     faces = np.array([[0, 1, 2], [0, 2, 3]])
     low = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
-    high = low + [0, 0, 0.1]
+    high = low + np.array([0, 0, 0.1])
     assert measure.f_score((low, faces), (high, faces), 0.05, 4000) == 0
     assert measure.f_score((low, faces), (high, faces), 0.15, 4000) > 0.999
     points = measure.sample_surface(low, faces, 4000)
@@ -116,14 +116,14 @@ def test_self_intersections_are_counted():
     stab = np.array([[0.0, -1, 0], [0.1, 1, 0], [-0.1, 1, 0]])
     faces = np.array([[0, 1, 2], [3, 4, 5]])
     assert measure.self_intersections(np.concatenate([flat, stab]), faces) == 1
-    assert measure.self_intersections(np.concatenate([flat, stab + [0, 5, 0]]), faces) == 0
+    assert measure.self_intersections(np.concatenate([flat, stab + np.array([0, 5, 0])]), faces) == 0
     assert measure.self_intersections(*ball(12)) == 0
 
 
 def test_repairs():
     vertices, faces = ball(16)
     small = ball(16, 0.2)
-    both = (np.concatenate([vertices, small[0] + 0.9]).astype(np.float32), np.concatenate([faces, small[1] + len(vertices)]))
+    both = (np.concatenate([vertices, small[0] + np.float32(0.9)]), np.concatenate([faces, small[1] + len(vertices)]))
     (v, f), dropped = repair.drop_small_components(*both, share=0.2)
     assert dropped == 1 and len(f) == len(faces) and len(v) == len(vertices)
     (v, f), closed = repair.fill_holes(vertices, faces[5:])
@@ -158,7 +158,7 @@ def test_simplified_meshes_stay_closed_and_near(shape):
 def test_glued_sheets_are_parted():
     vertices, faces = CUBE
     # A second cube that shares the edge 6-7 (x = 1, y = 1) with the first, and one that shares the corner 0.
-    shifted = vertices + [1, 1, 0]
+    shifted = vertices + np.float32([1, 1, 0])
     names = np.array([6, 7, 8, 9, 10, 11, 12, 13])
     points = np.concatenate([vertices, shifted[2:]]).astype(np.float32)
     glued = np.concatenate([faces, names[faces]]).astype(np.int32)
@@ -184,10 +184,11 @@ def test_normals_follow_creases():
 
 
 def test_stage_on_a_torus_with_crumbs_and_a_mask():
-    def crumbs(p):
-        return np.maximum(torus(p), 0.06 - np.linalg.norm(p - np.array([0.8, 0.8, 0.8]), axis=-1))
+    def crumbs(points):
+        return np.maximum(torus(points), 0.06 - np.linalg.norm(points - np.array([0.8, 0.8, 0.8]), axis=-1))
     job = Notes()
-    mesh = mesh_of(Densities(crumbs), ExtractMesh(resolution=48, triangles=1500), job, torch.ones(16, 16, 16))
+    p = ExtractMesh(resolution=48, triangles=1500, smallest_part=0.1)
+    mesh = mesh_of(Densities(crumbs), p, job, torch.ones(16, 16, 16))
     assert job.metrics["watertight"] == 1 and job.metrics["components"] == 1 and job.metrics["dropped_parts"] == 1
     assert job.metrics["handles"] == 1 and job.metrics["self_intersections"] == 0 and job.metrics["triangles"] <= 1530
     # The surface is where the density falls to the threshold, a little outside the zero of the distance.

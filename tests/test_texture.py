@@ -19,7 +19,7 @@ def halves(points: np.ndarray) -> np.ndarray:
 
 
 def pictures_of_ball(azimuths: tuple[float, ...], size: int = 64, radius: float = 0.7) -> Views:
-    """Exact pictures of a sphere that is red where x > 0 and blue elsewhere; what is not sphere is green under alpha 0."""
+    """Exact pictures of a sphere that is red where x > 0, else blue; green under alpha 0."""
     cameras = Cameras.orbit(azimuths, 0.0, 3.0, 40.0, size)
     origin, direction = cameras.rays()
     along = -(origin * direction).sum(-1)
@@ -47,7 +47,8 @@ def test_uvs_lie_inside_do_not_overlap_and_name_the_same_triangles(mesh):
 
 def test_overlap_is_seen():
     square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
-    vertices, faces = np.concatenate([square, square + [0, 0, 1]]), np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    vertices = np.concatenate([square, square + np.float32([0, 0, 1])])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
     apart = np.concatenate([square[:, :2] * 0.4, square[:, :2] * 0.4 + 0.5])
     assert uv_figures(vertices, faces, apart, 64).overlap == 0
     half = np.concatenate([square[:, :2] * 0.4, square[:, :2] * 0.4 + [0.2, 0]])
@@ -93,12 +94,13 @@ def test_pictures_arrive_where_they_look_and_nowhere_else(mesh):
 def test_what_stands_before_hides_what_stands_behind():
     """Two squares, one before the other: the camera paints the front one only."""
     square = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]], dtype=np.float32)
-    vertices = np.concatenate([square + [0, 0, 0.4], square * 0.6 + [0, 0, -0.4]]).astype(np.float32)
+    vertices = np.concatenate([square + np.float32([0, 0, 0.4]), square * 0.6 + np.float32([0, 0, -0.4])])
     faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]], dtype=np.int32)
     uvs = np.concatenate([(square[:, :2] + 0.5) * 0.4 + 0.05, (square[:, :2] + 0.5) * 0.4 + 0.55]).astype(np.float32)
     normals = np.tile(np.array([[0, 0, 1]], dtype=np.float32), (8, 1))
     texels = surface_texels(vertices, faces, normals, uvs, 64)
-    views = Views(np.ones((1, 64, 64, 4), np.float32) * [1, 0, 0, 1], Cameras.orbit(0.0, 0.0, 3.0, 40.0, 64), np.zeros(1, bool))
+    red = np.ones((1, 64, 64, 4), np.float32) * np.float32([1, 0, 0, 1])
+    views = Views(red, Cameras.orbit(0.0, 0.0, 3.0, 40.0, 64), np.zeros(1, bool))
     gray = bake(texels, vertices, faces, lambda p: np.full((len(p), 3), 0.5, np.float32), views, field_weight=1e-4)
     color = gray.base_color.reshape(-1, 3)[texels.index.numpy()]
     behind = texels.points[:, 2].numpy() < 0

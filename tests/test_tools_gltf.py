@@ -24,7 +24,8 @@ def test_the_validator_is_silent(many: bool, tmp_path: Path) -> None:
         return np.clip((points + 1) / 2, 0, 1)
     mesh = texture_of(Mesh(*ball(100 if many else 24)), color, None, TextureMesh(texture_size=256), Notes())
     assert (len(mesh.vertices) > 65535) == many
-    papers = {"seed": 7, "recipe": "0" * 64, "licences": [{"model": "builtin", "licence": "Apache-2.0"}], "text": "ä\"<"}
+    licences = [{"model": "builtin", "licence": "Apache-2.0"}]
+    papers = {"seed": 7, "recipe": "0" * 64, "licences": licences, "text": "ä\"<"}
     files = export_mesh(mesh, ExportMesh(name="asset", papers=papers), Notes())
     done = subprocess.run(["node", str(TOOLS / "validate.mjs"), str(files.folder / "asset.glb")], check=False,
                           capture_output=True, text=True)

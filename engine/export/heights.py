@@ -17,7 +17,8 @@ USUAL_HEIGHT_M: dict[str, float] = {
 }
 
 PREPOSITIONS = frozenset(
-    ("with", "of", "on", "in", "made", "from", "at", "under", "over", "by", "near", "beside", "behind", "and", "for", "seen"))
+    ("with", "of", "on", "in", "made", "from", "at", "under", "over", "by", "near", "beside", "behind", "and", "for",
+     "seen"))
 
 
 def usual_height_m(kind: str | None) -> float:
