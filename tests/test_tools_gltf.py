@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mesh_helpers import Notes, ball
 
-from engine.artifacts import Mesh
+from engine.artifacts import Mesh, TexturedMesh
 from engine.stages.export_mesh import ExportMesh, export_mesh
 from engine.stages.texture_mesh import TextureMesh, texture_of
 
@@ -20,9 +20,14 @@ TOOLS = Path(__file__).parent / "tools"
 @pytest.mark.tools
 @pytest.mark.parametrize("many", [False, True])
 def test_the_validator_is_silent(many: bool, tmp_path: Path) -> None:
-    def color(points: np.ndarray) -> np.ndarray:
-        return np.clip((points + 1) / 2, 0, 1)
-    mesh = texture_of(Mesh(*ball(100 if many else 24)), color, None, TextureMesh(texture_size=256), Notes())
+    vertices, faces = ball(48 if many else 16)
+    if many:
+        # Every corner a vertex of its own: more than 65,535, so 32-bit indices.
+        vertices, faces = vertices[faces.reshape(-1)], np.arange(faces.size, dtype=np.int32).reshape(-1, 3)
+        normals = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
+        mesh = TexturedMesh(vertices, faces, (vertices[:, :2] + 1) / 2, normals, np.full((8, 8, 3), 0.5, np.float32))
+    else:
+        mesh = texture_of(Mesh(vertices, faces), lambda p: (p + 1) / 2, None, TextureMesh(texture_size=256), Notes())
     assert (len(mesh.vertices) > 65535) == many
     licences = [{"model": "builtin", "licence": "Apache-2.0"}]
     papers = {"seed": 7, "recipe": "0" * 64, "licences": licences, "text": "ä\"<"}

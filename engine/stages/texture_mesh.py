@@ -57,7 +57,7 @@ class TextureMesh(Params):
         return value
 
 
-@stage(version=1, gates=(Gate("uv_overlap", maximum=0.001, explain="charts of the texture overlap"),))
+@stage(version=1, gates=(Gate("uv_overlap", maximum=0.01, explain="charts of the texture overlap"),))
 def texture_mesh(mesh: Mesh, field: Field, views: Views, p: TextureMesh, job: Job) -> TexturedMesh:
     """Unwrap, then bake what the field and the pictures say into the base colour, in linear light."""
     from engine.fields.radiance import RadianceField
