@@ -27,7 +27,7 @@ class ExtractMesh(Params):
         "auto", description="density, per field unit, that counts as surface; auto: about 9, see automatic_level")
     seal: bool = Limits(True, description="count what no light reaches as solid: hides foam behind pinholes")
     triangles: int = Limits(8000, ge=64, le=1_000_000, description="most triangles of the mesh")
-    smoothing: int = Limits(3, ge=0, le=200, description="rounds of Taubin smoothing, before simplification")
+    smoothing: int = Limits(12, ge=0, le=200, description="rounds of Taubin smoothing, before simplification")
     smallest_part: float = Limits(
         0.02, ge=0, le=1, description="loose parts with less surface than this share of the largest one's are dropped")
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {

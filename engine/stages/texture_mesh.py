@@ -38,7 +38,7 @@ class TextureMesh(Params):
 
     texture_size: int = Limits(1024, ge=64, le=8192, description="pixels a side, a power of two")
     padding: int = Limits(4, ge=1, le=64, description="pixels kept free between charts")
-    crease_deg: float = Limits(40.0, ge=0, le=180, description="edges that bend more than this are drawn sharp")
+    crease_deg: float = Limits(50.0, ge=0, le=180, description="edges that bend more than this are drawn sharp")
     sharpness: float = Limits(4.0, ge=0, le=64, description="how strongly the picture that looks squarest wins")
     field_weight: float = Limits(0.02, ge=0, le=100, description="the field's say beside a picture of weight 1")
     material: str | None = Limits(None, description="material word that sets metallic and roughness")
