@@ -25,8 +25,9 @@ from engine.fields.render import STEP, Rays, render, render_image
 from engine.job import Job, Params
 from engine.kernels.march import cube_spans, march
 
-COARSE = 0.4
-"""Share of the iterations that take steps of twice the length: the first shape needs rays more than samples."""
+COARSE = ((0.35, 4), (0.6, 2))
+"""Until this share of the optimiser's steps, steps along rays are so many times as long: carving the first shape needs
+many rays more than fine samples."""
 PRUNE_EVERY = 16
 """Iterations between updates of the occupancy grid."""
 
@@ -34,8 +35,8 @@ PRUNE_EVERY = 16
 class FitSettings(Params):
     """How a field is fitted; lengths in field units (the cube [-1, 1]^3)."""
 
-    steps: int = Limits(500, ge=1, le=200_000, description="steps of the optimiser")
-    samples: int = Limits(1 << 15, ge=256, le=1 << 22, description="samples along rays an iteration")
+    steps: int = Limits(1000, ge=1, le=200_000, description="steps of the optimiser")
+    samples: int = Limits(1 << 14, ge=256, le=1 << 22, description="lit samples along rays a step")
     encoding: Literal["hash", "frequency"] = Limits("hash", description="what turns points into features")
     levels: int = Limits(8, ge=1, le=24, description="levels of the hash grid")
     log2_table: int = Limits(15, ge=8, le=24, description="base-2 logarithm of a level's table")
@@ -48,16 +49,16 @@ class FitSettings(Params):
     occupancy: int = Limits(64, ge=8, le=256, description="cells a side of the occupancy grid")
     hull_votes: float = Limits(0.9, gt=0, le=1, description="share of the masks that must agree on the hull")
     step_length: float = Limits(STEP, gt=1e-4, le=0.2, description="length of a step along a ray")
-    first_density: float = Limits(50.0, gt=0, le=1e4, description="density everywhere in the hull at the start")
+    first_density: float = Limits(15.0, gt=0, le=1e4, description="density everywhere in the hull at the start")
     threshold: float = Limits(2.0, ge=0, le=1e4, description="density under which a cell is emptied")
     rate: float = Limits(0.02, gt=0, le=1, description="learning rate at the start")
     final_rate: float = Limits(0.001, gt=0, le=1, description="learning rate at the end (exponential fall)")
     mask_weight: float = Limits(0.1, ge=0, le=100, description="weight of (opacity - mask)^2")
     entropy_weight: float = Limits(1e-3, ge=0, le=10, description="weight of the opacity's entropy")
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {
-        "draft": {"steps": 200},
-        "high": {"steps": 2000, "levels": 10, "log2_table": 17, "finest": 512, "occupancy": 96,
-                 "samples": 1 << 16, "step_length": STEP / 2},
+        "draft": {"steps": 300},
+        "high": {"steps": 4000, "levels": 10, "log2_table": 17, "finest": 512, "occupancy": 96,
+                 "samples": 1 << 15, "step_length": STEP / 2},
     }
 
 
@@ -142,11 +143,13 @@ def fit(views: Views, p: FitSettings, job: Job) -> Fitted:
         chosen = torch.randint(len(pixels.rays), (n,), generator=generator).to(device)
         jitter = torch.rand(n, generator=generator).to(device)
         background = torch.rand(n, 3, generator=generator).to(device)
-        step = p.step_length * (2 if iteration < COARSE * p.steps else 1)
+        times = next((times for until, times in COARSE if iteration < until * p.steps), 1)
+        step = max(p.step_length, min(times * p.step_length, 3.5 / p.occupancy))  # at most 1.75 cells
         rgba, weight = pixels.rgba[chosen], pixels.weight[chosen]
         target = rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])
 
-        rendered = render(model, occupancy, pixels.rays[chosen], background, step, jitter)
+        rendered = render(model, occupancy, pixels.rays[chosen], background, step, jitter,
+                          lit_only=True)
         error = ((rendered.rgb - target) ** 2).mean(1)
         mask = (rendered.opacity - rgba[:, 3]) ** 2
         o = rendered.opacity.clamp(1e-4, 1 - 1e-4)

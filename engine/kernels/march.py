@@ -43,6 +43,12 @@ class Samples:
         """(m, 3) positions of the samples of these rays (n, 3), (n, 3)."""
         return origins[self.ray_indices] + self.t_mid[:, None] * directions[self.ray_indices]
 
+    def kept(self, keep: torch.Tensor) -> Samples:
+        """The samples where keep (m,) bool is set."""
+        counts = torch.bincount(self.ray_indices[keep], minlength=len(self.packed_info)).int()
+        packed = torch.stack([torch.cumsum(counts, 0, dtype=torch.int32) - counts, counts], 1)
+        return Samples(self.ray_indices[keep], self.t_start[keep], self.t_end[keep], packed)
+
 
 @wp.func
 def _inverse(x: float) -> float:
