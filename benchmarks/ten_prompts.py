@@ -33,7 +33,8 @@ def sheet(prompts: tuple[str, ...], quality: str, store: str | None, size: int =
         picture = over_white(asset.artifact("choose_candidate").image)
         stage = set_stage(asset.mesh)
         cameras = turntable_cameras(stage, np.array(AZIMUTHS, float), 20.0, size)
-        tiles = [np.round(picture * 255).astype(np.uint8), *(render(stage, cameras[k]) for k in range(len(AZIMUTHS)))]
+        turned = [render(stage, cameras[k]) for k in range(len(AZIMUTHS))]
+        tiles = [np.round(picture * 255).astype(np.uint8), *turned]
         for k, tile in enumerate(tiles):
             page.paste(Image.fromarray(tile).resize((size, size), Image.Resampling.LANCZOS), (x0 + k * size, y0 + label))
         print(prompt, flush=True)
