@@ -27,12 +27,12 @@ def gradient(rng: np.random.Generator, size: int) -> np.ndarray:
         t = np.hypot(x - cx, y - cy) * rng.uniform(0.8, 1.6)
     a, b = rng.random((2, 3))
     t = np.clip(t, 0, 1)[..., None]
-    return (a * (1 - t) + b * t).astype(np.float32)
+    return np.asarray(a * (1 - t) + b * t).astype(np.float32)
 
 
 def noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Random colours at one to three scales around a mean, from soft clouds to grain."""
-    out = np.broadcast_to(rng.random(3), (size, size, 3)).astype(np.float32)
+    out: np.ndarray = np.broadcast_to(rng.random(3), (size, size, 3)).astype(np.float32)
     for _ in range(int(rng.integers(1, 4))):
         cells = int(2 ** rng.uniform(1, np.log2(size)))
         small = rng.normal(size=(cells, cells, 3)).astype(np.float32)
@@ -47,7 +47,7 @@ def clutter(rng: np.random.Generator, size: int, pieces: np.ndarray | None = Non
 
     Objects' parts stand at the picture's border, half out of it: what is whole and in the middle is the subject.
     """
-    out = gradient(rng, size) if rng.random() < 0.5 else noise(rng, size)
+    out: np.ndarray = gradient(rng, size) if rng.random() < 0.5 else noise(rng, size)
     y, x = np.mgrid[:size, :size]
     for _ in range(int(rng.integers(2, 9))):
         cx, cy = rng.uniform(0, size, 2)

@@ -70,9 +70,9 @@ def views_of(scene: Scene, split: str, index: int, size: int) -> tuple[list[Came
 
 def join(cameras: list[Cameras]) -> Cameras:
     """Several single cameras as one batch."""
-    columns = ("camera_to_world", "fx", "fy", "cx", "cy")
-    return Cameras(*(np.concatenate([getattr(c, k) for c in cameras]) for k in columns),
-                   width=cameras[0].width, height=cameras[0].height)
+    poses, fx, fy, cx, cy = (np.concatenate([getattr(c, name) for c in cameras])
+                             for name in ("camera_to_world", "fx", "fy", "cx", "cy"))
+    return Cameras(poses, fx, fy, cx, cy, cameras[0].width, cameras[0].height)
 
 
 def write_shard(folder: Path, split: str, first: int, count: int, size: int = 128) -> None:

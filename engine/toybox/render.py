@@ -102,7 +102,7 @@ def render(scenes: Sequence[Scene], cameras: Sequence[Cameras], size: int, super
         material = np.where(scene.slot < 2, MATERIALS.index(scene.spec.material), 0)
         pattern = np.where(scene.slot == 0, PATTERNS.index(scene.spec.pattern), 0)
         columns = (scene.normals, scene.uv, scene.vertices[scene.faces], scene.palette[scene.slot],
-                   np.broadcast_to(np.float32(RGB[scene.spec.color2]), (f, 3)),
+                   np.broadcast_to(np.asarray(RGB[scene.spec.color2], np.float32), (f, 3)),
                    np.stack([material, pattern, np.full(f, STYLES.index(scene.spec.style)), scene.part,
                              np.arange(f)], 1).astype(np.int32))
         for store, value in zip(tables, columns, strict=False):
