@@ -11,7 +11,12 @@ Importing this package loads neither torch nor warp; they are loaded when someth
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Idle OpenMP threads of torch spin by default and starve the kernels' own threads: on a busy machine a step of a fit
+# took ten times as long. It counts only if it is set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from engine.api import Asset, fit, make

@@ -35,7 +35,7 @@ PRUNE_EVERY = 16
 class FitSettings(Params):
     """How a field is fitted; lengths in field units (the cube [-1, 1]^3)."""
 
-    steps: int = Limits(1000, ge=1, le=200_000, description="steps of the optimiser")
+    steps: int = Limits(700, ge=1, le=200_000, description="steps of the optimiser")
     samples: int = Limits(1 << 14, ge=256, le=1 << 22, description="lit samples along rays a step")
     encoding: Literal["hash", "frequency"] = Limits("hash", description="what turns points into features")
     levels: int = Limits(8, ge=1, le=24, description="levels of the hash grid")
@@ -49,8 +49,8 @@ class FitSettings(Params):
     occupancy: int = Limits(64, ge=8, le=256, description="cells a side of the occupancy grid")
     hull_votes: float = Limits(0.9, gt=0, le=1, description="share of the masks that must agree on the hull")
     step_length: float = Limits(STEP, gt=1e-4, le=0.2, description="length of a step along a ray")
-    first_density: float = Limits(15.0, gt=0, le=1e4, description="density everywhere in the hull at the start")
-    threshold: float = Limits(2.0, ge=0, le=1e4, description="density under which a cell is emptied")
+    first_density: float = Limits(2.0, gt=0, le=1e4, description="density everywhere in the hull at the start")
+    threshold: float = Limits(0.5, ge=0, le=1e4, description="density under which a cell is emptied")
     rate: float = Limits(0.02, gt=0, le=1, description="learning rate at the start")
     final_rate: float = Limits(0.001, gt=0, le=1, description="learning rate at the end (exponential fall)")
     mask_weight: float = Limits(0.1, ge=0, le=100, description="weight of (opacity - mask)^2")
