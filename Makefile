@@ -58,7 +58,7 @@ fmt: $(READY)
 	$(BIN)/ruff check --fix-only --select I,UP .
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --page
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache

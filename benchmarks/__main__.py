@@ -16,6 +16,7 @@ from typing import Any
 
 GROUPS = ("command", "toybox", "fields", "true_views", "models", "image_to_mesh")
 RESULTS = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def machine() -> dict[str, Any]:
@@ -70,11 +71,26 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def page(known: dict[str, Any]) -> str:
+    """docs/benchmarks.md: every group's table with its machine; the words on short-falls stand in benchmarks/notes.md."""
+    parts = ["# Benchmarks", "", "Written by `make bench` (`python -m benchmarks --page`); every figure is measured, "
+             "none is typed in. \"SHORT\" means that the first bar is not reached; why, and what would, stands below.",
+             ""]
+    notes = Path(__file__).with_name("notes.md")
+    for name, kept in known["groups"].items():
+        m = kept["machine"]
+        parts += [f"## {name.replace('_', ' ')}", "", f"{kept['date']}, {m['cores']} cores of {m['cpu']}, "
+                  f"{m['memory_gb']} GB, Python {m['python']}, torch {m['torch']}, GPU: {m['gpu'] or 'none'}; "
+                  f"took {kept['seconds']} s.", "", table(kept["rows"]), ""]
+    return "\n".join(parts) + "\n" + (notes.read_text(encoding="utf-8") if notes.exists() else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("groups", nargs="*", default=[], help=f"of {', '.join(GROUPS)}; none: all")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--objects", type=int, default=50, help="held-out objects of image_to_mesh")
+    parser.add_argument("--page", type=Path, nargs="?", const=PAGE, help="also write the page from the results")
     options = parser.parse_args()
     wrong = [g for g in options.groups if g not in GROUPS]
     if wrong:
@@ -87,6 +103,8 @@ def main() -> None:
                                  "seconds": round(time.perf_counter() - began, 1)}
         options.json.write_text(json.dumps(known, indent=1) + "\n")
         print(f"\n{name} ({known['groups'][name]['seconds']} s)\n{table(rows)}", flush=True)
+    if options.page:
+        options.page.write_text(page(known), encoding="utf-8")
     print(f"\nwritten to {options.json.name}")
 
 

@@ -23,7 +23,7 @@ FIRST = {"vae": 0, "judge": 1000, "prompts": 2000, "novel": 3000, "matting": 400
 """Where each figure's held-out objects begin, so that no two figures share one."""
 
 
-def row(figure: str, value: float, unit: str, first_bar: Any = None, aim: Any = None, note: str = "") -> Row:
+def row(figure: str, value: Any, unit: str, first_bar: Any = None, aim: Any = None, note: str = "") -> Row:
     return {"figure": figure, "value": round(float(value), 4), "unit": unit, "first_bar": first_bar, "aim": aim,
             "note": note}
 
@@ -90,9 +90,13 @@ class BenchJob:
 
 def vae_rows(objects: int = 48) -> list[Row]:
     """Held-out pictures there and back, each object from two of its eight views."""
+    from engine.models.cards import verify
+    from engine.models.loading import load_vae
+    from engine.models.sets import BUILTIN_FOLDER
     from engine.training.vae import mask_psnr
+    verify(BUILTIN_FOLDER / "vae")
     shards = Made("held_out", FIRST["vae"], objects)
-    psnr = mask_psnr(BenchJob("vae").model("text_to_image").vae, shards, 2 * objects)  # type: ignore[arg-type]
+    psnr = mask_psnr(load_vae(BUILTIN_FOLDER / "vae", "cpu"), shards, 2 * objects)  # type: ignore[arg-type]
     return [row("VAE, held-out, PSNR on the object's mask", np.mean(psnr), "dB", 27, 33,
                 f"{len(psnr)} pictures, worst tenth below {np.quantile(psnr, 0.1):.1f} dB")]
 
@@ -106,8 +110,11 @@ def judge_rows(objects: int = 240) -> list[Row]:
     right = {name: np.mean([a == s[name] for a, s in zip(answers, shards.specs, strict=True)])
              for name, answers in said.items()}
     bars = {"kind": (0.97, 0.99), "color": (0.97, 0.99)}
-    return [row(f"judge on true renders, {name}", share, "", *bars.get(name, (None, None)), note=f"{objects} pictures")
-            for name, share in right.items()]
+    rows = []
+    for name, share in right.items():
+        bar, aim = bars.get(name, (None, None))
+        rows.append(row(f"judge on true renders, {name}", share, "", bar, aim, f"{objects} pictures"))
+    return rows
 
 
 def held_out_prompts(count: int = PROMPTS) -> list[tuple[str, dict[str, Any]]]:
@@ -130,7 +137,7 @@ def prompt_rows(prompts: int = PROMPTS) -> list[Row]:
     first: dict[str, list[bool]] = {h: [] for h in HEADS}
     best: dict[str, list[bool]] = {h: [] for h in HEADS}
     for text, spec in held_out_prompts(prompts):
-        made = text_to_image(TextToImage(prompt=text, candidates=4), BenchJob(text))
+        made = text_to_image(TextToImage.model_validate({"prompt": text, "candidates": 4}), BenchJob(text))
         said = verdicts(judge, np.stack([p.image for p in made.pictures]))
         named = {"kind": True, "color": True, "material": spec["material"] in text.split(),
                  "pattern": spec["pattern"] != "plain"}
@@ -141,8 +148,10 @@ def prompt_rows(prompts: int = PROMPTS) -> list[Row]:
     bars = {"kind": (0.90, 0.99), "color": (0.95, 0.99)}
     out = []
     for which, answers in (("one candidate", first), ("best of four by CLIP", best)):
-        out += [row(f"prompt fidelity, {h}, {which}", np.mean(answers[h]), "", *bars.get(h, (None, None)),
-                    note=f"{len(answers[h])} held-out prompts that name it") for h in HEADS if answers[h]]
+        for h in (h for h in HEADS if answers[h]):
+            bar, aim = bars.get(h, (None, None))
+            out.append(row(f"prompt fidelity, {h}, {which}", np.mean(answers[h]), "", bar, aim,
+                           f"{len(answers[h])} held-out prompts that name it"))
     return out
 
 
@@ -162,6 +171,7 @@ def novel_rows(objects: int = NOVEL_OBJECTS) -> list[Row]:
     from engine.toybox.scene import Scene, build, sample_spec
     from engine.training.novel_view import union_psnr
     step = 360.0 / AZIMUTHS
+    asked = ImageToViews.model_validate({"azimuths": AZIMUTHS, "elevations_deg": (20.0,), "size": SIZE})
     ring = Cameras.orbit(np.arange(AZIMUTHS) * step, 20.0, zero123.field_distance(zero123.CANONICAL_RADIUS),
                          zero123.FOV_DEG, SIZE)
 
@@ -176,8 +186,7 @@ def novel_rows(objects: int = NOVEL_OBJECTS) -> list[Row]:
         scene = build(sample_spec("held_out", FIRST["novel"] + i))
         shown = front(scene)
         true = np.round(render([scene], [ring], SIZE).rgba * 255).astype(np.uint8)
-        views = image_to_views(Picture(shown, azimuth_deg=0.0, elevation_deg=20.0),
-                               ImageToViews(azimuths=AZIMUTHS, elevations_deg=(20.0,), size=SIZE), BenchJob(f"n{i}"))
+        views = image_to_views(Picture(shown, azimuth_deg=0.0, elevation_deg=20.0), asked, BenchJob(f"n{i}"))
         ours.append(union_psnr(over_white(views.images[1:]), true))
         flat = over_white(shown)
         copied.append(union_psnr(np.repeat(flat[None], AZIMUTHS, 0), true))

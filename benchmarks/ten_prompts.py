@@ -36,7 +36,8 @@ def sheet(prompts: tuple[str, ...], quality: str, store: str | None, size: int =
         turned = [render(stage, cameras[k]) for k in range(len(AZIMUTHS))]
         tiles = [np.round(picture * 255).astype(np.uint8), *turned]
         for k, tile in enumerate(tiles):
-            page.paste(Image.fromarray(tile).resize((size, size), Image.Resampling.LANCZOS), (x0 + k * size, y0 + label))
+            small = Image.fromarray(tile).resize((size, size), Image.Resampling.LANCZOS)
+            page.paste(small, (x0 + k * size, y0 + label))
         print(prompt, flush=True)
     return page
 
