@@ -197,8 +197,9 @@ def tiny_unet(channels: int = 4) -> UNet2DConditionModel:
     return denoise.build(channels, (16, 16, 16, 16), 48, 16, 4)
 
 
-def test_text_to_image_then_novel_view_learn_export_and_load(toybox: Path, root: Path) -> None:
+def test_text_to_image_then_novel_view_learn_export_and_load(toybox: Path, root: Path, monkeypatch) -> None:
     work = root / "work"
+    monkeypatch.setattr(text_to_image, "PROMPTS", ("a red ball", "a blue box"))
     for split in splits(toybox):
         update(split, work / "latents", root=root)
     task = text_to_image.TextToImage(*splits(toybox), batch=4, work=work, model=tiny_unet(), root=root, caption=caption)
@@ -276,7 +277,7 @@ def test_matting_and_judge_learn_and_export(toybox: Path, tmp_path: Path) -> Non
     losses = [r["loss"] for r in rows if "loss" in r]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
     first.export(state, tmp_path / "work")
-    assert load_matting(tmp_path / "matting", "cpu").size == 128
+    assert load_matting(tmp_path / "matting", "cpu").size == first.model.config.sample_size
 
     second = judge.Judge(*splits(toybox), batch=12, root=tmp_path, model=None)
     assert second.classes["kind"] == ["ball", "box"]

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "text_to_image": {"minutes": 45, "lr": 8e-4, "batch": 16, "ema": 0.998},
     "novel_view": {"minutes": 40, "lr": 8e-4, "batch": 16, "ema": 0.998},
     "matting": {"minutes": 10, "lr": 2e-3, "batch": 16, "ema": 0.995},
-    "judge": {"minutes": 8, "lr": 2e-3, "batch": 64, "ema": 0.995},
+    "judge": {"minutes": 10, "lr": 3e-3, "batch": 32, "ema": 0.99},
 }
 
 

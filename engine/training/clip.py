@@ -136,10 +136,10 @@ class Clip:
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         pictures, captions, specs = self.draw(self.train, draw.rng, self.batch)
-        image = F.normalize(encode_pictures(model, pictures.to(draw.device)).float(), dim=-1)  # type: ignore[arg-type]
+        image = F.normalize(encode_pictures(model, pictures.to(draw.device)).float(), dim=-1)
         ids = token_ids(self.tokenizer, captions, draw.device)
-        text = F.normalize(encode_texts(model, ids).float(), dim=-1)  # type: ignore[arg-type]
-        scale = model.logit_scale.clamp(max=float(np.log(100))).exp()  # type: ignore[union-attr,operator]
+        text = F.normalize(encode_texts(model, ids).float(), dim=-1)
+        scale = model.logit_scale.clamp(max=float(np.log(100))).exp()  # type: ignore[operator]
         accidents = torch.from_numpy(also_true(captions, specs)).to(draw.device)
         logits = (text @ image.T * scale).masked_fill(accidents, -1e4)
         target = torch.arange(len(logits), device=draw.device)
@@ -156,8 +156,8 @@ class Clip:
         device = next(model.parameters()).device
         for seed in range(3):
             pictures, captions, specs = self.draw(self.held_out, np.random.default_rng(seed), n, plain=True)
-            image = F.normalize(encode_pictures(model, pictures.to(device)), dim=-1)  # type: ignore[arg-type]
-            text = F.normalize(encode_texts(model, token_ids(self.tokenizer, captions, device)), dim=-1)  # type: ignore[arg-type]
+            image = F.normalize(encode_pictures(model, pictures.to(device)), dim=-1)
+            text = F.normalize(encode_texts(model, token_ids(self.tokenizer, captions, device)), dim=-1)
             best = (text @ image.T).argmax(1).cpu().numpy()
             true = also_true(captions, specs) | np.eye(n, dtype=bool)
             hits.append(true[np.arange(n), best].mean())
@@ -172,7 +172,7 @@ class Clip:
 
     def export(self, state: State, folder: Path) -> Path:
         return export(
-            "clip", lambda path: half(state.ema).save_pretrained(path), trained_on=("tokenizer",),  # type: ignore[operator]
+            "clip", lambda path: half(state.ema).save_pretrained(path), trained_on=("tokenizer",),
             steps=state.step, minutes=state.elapsed_s / 60, metrics=state.metrics, curve=folder / "curve.png",
             root=self.root, about="Text and image encoders (transformers' CLIPModel) of the built-in models.",
             data=f"Renders of {len(self.train)} toybox objects from {self.train.views} views with captions in the "

@@ -23,7 +23,7 @@ STEPS = 20
 
 def build(in_channels: int = 4, channels: tuple[int, ...] = CHANNELS, context: int = 192, size: int = 16,
           groups: int = 16) -> UNet2DConditionModel:
-    """A fresh U-Net with Stable Diffusion 1.5's blocks, one residual layer in each: trains 1.7 times faster than two."""
+    """A fresh U-Net with Stable Diffusion 1.5's blocks, one residual layer in each: 1.7 times faster than two."""
     return UNet2DConditionModel(
         sample_size=size, in_channels=in_channels, out_channels=4, block_out_channels=channels, layers_per_block=1,
         cross_attention_dim=context, attention_head_dim=HEADS, norm_num_groups=groups)

@@ -60,7 +60,7 @@ def restamp(root: Path, part: str, old: str, why: str) -> None:
             (path.parent / "card.md").write_text(_page(card, (path.parent / "curve.png").exists()), encoding="utf-8")
 
 
-def half(model: nn.Module) -> nn.Module:
+def half(model: nn.Module) -> Any:
     """A copy in half precision, as it is shipped."""
     import copy
     return copy.deepcopy(model).cpu().half().eval()

@@ -144,6 +144,8 @@ def train(task: Task, s: Settings) -> State:
             # A young average follows fast, an old one slowly: (1 + step) / (10 + step) is the usual ramp.
             decay = min(s.ema, (1 + state.step) / (10 + state.step))
             torch._foreach_lerp_([e.data for e, _ in averaged], [m.data for _, m in averaged], 1 - decay)
+            for kept, current in zip(state.ema.buffers(), model.buffers(), strict=True):
+                kept.copy_(current)  # batch norms' running figures are averages already
             state.step += 1
             steps, samples = steps + 1, samples + n
             for key, value in figures.items() | {("loss", float(loss.detach())), ("norm", float(norm))}:

@@ -156,8 +156,8 @@ class NovelView:
 
     def export(self, state: State, folder: Path) -> Path:
         def save(path: Path) -> None:
-            half(state.ema.unet).save_pretrained(path / "unet")  # type: ignore[arg-type,operator]
-            half(state.ema.cc_projection).save_pretrained(path / "cc_projection")  # type: ignore[arg-type,operator]
+            half(state.ema.unet).save_pretrained(path / "unet")  # type: ignore[arg-type]
+            half(state.ema.cc_projection).save_pretrained(path / "cc_projection")  # type: ignore[arg-type]
             denoise.scheduler().save_pretrained(path / "scheduler")
 
         return export(

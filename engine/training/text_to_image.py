@@ -97,7 +97,7 @@ class TextToImage:
 
     def export(self, state: State, folder: Path) -> Path:
         def save(path: Path) -> None:
-            half(state.ema).save_pretrained(path / "unet")  # type: ignore[operator]
+            half(state.ema).save_pretrained(path / "unet")
             denoise.scheduler().save_pretrained(path / "scheduler")
 
         return export(

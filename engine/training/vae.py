@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.models.cards import verify
 from engine.models.loading import load_vae
@@ -57,7 +58,7 @@ def with_colour_path(model: AutoencoderKL) -> AutoencoderKL:
             if module.conv_shortcut is not None:
                 module.conv_shortcut.weight[:6] = 0
                 module.conv_shortcut.weight[:6, :6, 0, 0] = eye
-                module.conv_shortcut.bias.zero_()  # type: ignore[union-attr]
+                module.conv_shortcut.bias.zero_()
         elif isinstance(module, Downsample2D | Upsample2D):
             conv = module.conv
             conv.weight[:6] = 0
@@ -98,7 +99,7 @@ class Vae:
                  root: Path = BUILTIN_FOLDER, decoder_only: bool = False) -> None:
         self.train, self.held_out, self.batch, self.root = train, held_out, batch, root
         self.decoder_only = decoder_only
-        self.model: nn.Module = (model or build()).to(memory_format=torch.channels_last)
+        self.model: Any = (model or build()).to(memory_format=torch.channels_last)
         if decoder_only:
             self.load_committed()
 
@@ -106,10 +107,10 @@ class Vae:
         verify(self.root / "vae")
         self.model = load_vae(self.root / "vae", "cpu").to(memory_format=torch.channels_last).requires_grad_(True)
         if self.decoder_only:
-            for part in (self.model.encoder, self.model.quant_conv):  # type: ignore[union-attr]
+            for part in (self.model.encoder, self.model.quant_conv):
                 part.requires_grad_(False)
 
-    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
+    def loss(self, model: Any, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         rng, whole = draw.rng, draw.progress >= WHOLE_FROM
         n = max(1, self.batch // 4) if whole else self.batch
         rgba = self.train.rgba(rng.integers(len(self.train), size=n), rng.integers(self.train.views, size=n))
@@ -139,11 +140,11 @@ class Vae:
         figures = {"l1": l1, "l2": l2, "colour": colour, "kl": kl}
         return loss, {name: float(value.detach()) for name, value in figures.items()}, n
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         psnr = mask_psnr(model, self.held_out)
         return {"mask_psnr_db": float(np.mean(psnr))} if len(psnr) else {}
 
-    def sheet(self, model: nn.Module) -> Image.Image | None:
+    def sheet(self, model: Any) -> Image.Image | None:
         source = self.held_out if len(self.held_out) else self.train
         n = min(10, len(source))
         x = over(source.rgba(np.arange(n), np.arange(n) % source.views))
@@ -157,19 +158,18 @@ class Vae:
 
     def export(self, state: State, folder: Path) -> Path:
         """Measure the scale of the latents, store it, and write the part."""
-        model, folder_now, extra = state.ema, self.root / "vae", {}
+        model: Any = state.ema
+        extra: dict[str, Any] = {}
         steps, minutes = state.step, state.elapsed_s / 60
         if self.decoder_only:
-            before = verify(folder_now)
+            before = verify(self.root / "vae")
             steps, minutes = before.fields["steps"], before.fields["minutes"]
             extra = {"decoder_steps": state.step, "decoder_minutes": round(state.elapsed_s / 60, 1)}
         else:
             n = min(256, len(self.train))
             objects = np.linspace(0, len(self.train) - 1, n).astype(int)
             x = over(self.train.rgba(objects, np.arange(n) % self.train.views))
-            with torch.no_grad():
-                latents = torch.cat([model.encode(to_tensor(x[i:i + 16])).latent_dist.mean for i in range(0, n, 16)])
-            model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+            model.register_to_config(scaling_factor=latent_scale(model, x))
         path = export(
             "vae", lambda path: half(model).save_pretrained(path), steps=steps, minutes=minutes, extra=extra,
             metrics=state.metrics, curve=folder / "curve.png", root=self.root,
@@ -182,7 +182,14 @@ class Vae:
 
 
 @torch.no_grad()
-def reconstruct(model: nn.Module, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
+def latent_scale(model: Any, pictures: np.ndarray, batch: int = 16) -> float:
+    """The factor that gives the latents of pictures (n, h, w, 3) in [0, 1] unit deviation."""
+    means = [model.encode(to_tensor(pictures[i:i + batch])).latent_dist.mean for i in range(0, len(pictures), batch)]
+    return round(1 / float(torch.cat(means).std()), 5)
+
+
+@torch.no_grad()
+def reconstruct(model: Any, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
     """(n, h, w, 3) in [0, 1] -> the same through mode() and the decoder, clipped to [0, 1]."""
     device = next(model.parameters()).device
     out = []
@@ -192,7 +199,7 @@ def reconstruct(model: nn.Module, pictures: np.ndarray, batch: int = 8) -> np.nd
     return np.concatenate(out)
 
 
-def mask_psnr(model: nn.Module, shards: Shards, pictures: int = 64) -> np.ndarray:
+def mask_psnr(model: Any, shards: Shards, pictures: int = 64) -> np.ndarray:
     """PSNR in dB of each held-out picture over white, on the pixels whose alpha exceeds one half."""
     n = min(pictures, len(shards) * max(1, shards.views))
     if n == 0:
