@@ -148,12 +148,14 @@ def true_views_rows(kinds: tuple[str, ...] = ("mug", "chair", "bottle", "house",
     from engine.runs.store import Store
     from engine.stages.extract_mesh import extract_mesh
     from engine.stages.fit_field import fit_field
-    from engine.toybox.truth import sphere_cameras, surface_points, true_views
+    from engine.toybox.truth import surface_points, true_views
     scores: dict[str, tuple[float, float]] = {}
     for k, kind in enumerate(kinds):
         scene = build(Spec(kind, "red", seed=1000 + k))
         truth = surface_points(scene, 30_000)
-        views = true_views(scene, sphere_cameras(24, 2.85, 49.1, 128), 128)
+        k = np.arange(24)  # the toybox's own range of cameras: all around, from 10 degrees below to 60 above
+        cameras = Cameras.orbit(k * 137.508 % 360, -10 + 70 * (k + .5) / 24, 2.85, 49.1, 128)
+        views = true_views(scene, cameras, 128)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Store(Path(folder)), None)
             given = run(_given(views))

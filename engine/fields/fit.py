@@ -20,7 +20,7 @@ from engine.artifacts import Views
 from engine.errors import RunFailed
 from engine.fields.hull import visual_hull
 from engine.fields.occupancy import Occupancy
-from engine.fields.radiance import RadianceConfig, RadianceField
+from engine.fields.radiance import RadianceConfig, RadianceField, cell_centres
 from engine.fields.render import STEP, Rays, render, render_image
 from engine.job import Job, Params
 from engine.kernels.march import cube_spans, march
@@ -35,7 +35,7 @@ PRUNE_EVERY = 16
 class FitSettings(Params):
     """How a field is fitted; lengths in field units (the cube [-1, 1]^3)."""
 
-    steps: int = Limits(700, ge=1, le=200_000, description="steps of the optimiser")
+    steps: int = Limits(800, ge=1, le=200_000, description="steps of the optimiser")
     samples: int = Limits(1 << 14, ge=256, le=1 << 22, description="lit samples along rays a step")
     encoding: Literal["hash", "frequency"] = Limits("hash", description="what turns points into features")
     levels: int = Limits(8, ge=1, le=24, description="levels of the hash grid")
@@ -55,6 +55,7 @@ class FitSettings(Params):
     final_rate: float = Limits(0.001, gt=0, le=1, description="learning rate at the end (exponential fall)")
     mask_weight: float = Limits(0.1, ge=0, le=100, description="weight of (opacity - mask)^2")
     entropy_weight: float = Limits(1e-3, ge=0, le=10, description="weight of the opacity's entropy")
+    sparsity_weight: float = Limits(0.02, ge=0, le=10, description="weight of the density where nothing asks for it")
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {
         "draft": {"steps": 300},
         "high": {"steps": 4000, "levels": 10, "log2_table": 17, "finest": 512, "occupancy": 96,
@@ -155,6 +156,9 @@ def fit(views: Views, p: FitSettings, job: Job) -> Fitted:
         o = rendered.opacity.clamp(1e-4, 1 - 1e-4)
         entropy = -(o * o.log() + (1 - o) * (1 - o).log())
         loss = (weight * (error + p.mask_weight * mask)).mean() + p.entropy_weight * entropy.mean()
+        if p.sparsity_weight and iteration < p.steps / 1.5:
+            fading = max(0.0, 1 - 1.5 * iteration / p.steps)  # the last third makes walls solid again
+            loss = loss + fading * p.sparsity_weight * sparsity(model, occupancy, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -171,6 +175,20 @@ def fit(views: Views, p: FitSettings, job: Job) -> Fitted:
             job.checkpoint(partial(dict, state))
     occupancy.update(model, None, decay=0.5)
     return result
+
+
+def sparsity(model: RadianceField, occupancy: Occupancy, generator: torch.Generator, points: int = 2048,
+             length: float = 0.05) -> torch.Tensor:
+    """Mean of 1 - exp(-density * length) at random points of open cells (PlenOctrees, Yu et al. 2021, eq. 6).
+
+    What no ray needs, behind walls and in hollows that few views see into, would else stay as the fog it began as.
+    """
+    cells = occupancy.states.view(-1).nonzero()[:, 0]
+    if not len(cells):
+        return torch.zeros((), device=cells.device)
+    picked = cells[torch.randint(len(cells), (points,), generator=generator).to(cells.device)]
+    shift = (torch.rand(points, 3, generator=generator).to(cells.device) - 0.5) * (2 / occupancy.resolution)
+    return (1 - torch.exp(-length * model.density(cell_centres(picked, occupancy.resolution) + shift))).mean()
 
 
 def preview(fitted: Fitted, views: Views, size: int = 64) -> np.ndarray:

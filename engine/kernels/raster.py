@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 import warp as wp
 
-wp.config.log_level = wp.LOG_ERROR  # no banner, no "no CUDA driver" on a machine without one
-wp.init()
+import engine.kernels.launch  # noqa: F401  (starts Warp, quietly)
 
 EMPTY = wp.constant(wp.int64(0x7FFFFFFFFFFFFFFF))
 
