@@ -54,6 +54,9 @@ class CCProjection(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         self.projection = nn.Linear(in_channel, out_channel)
         nn.init.eye_(self.projection.weight[:, :out_channel])
+        # Four camera numbers beside hundreds of features: begun at the usual scale they weigh a tenth of them, and a
+        # small network then takes most of its training to notice the camera at all.
+        nn.init.normal_(self.projection.weight[:, in_channel - CAMERA_NUMBERS:], std=0.5)
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, embedding_and_camera: Tensor) -> Tensor:
