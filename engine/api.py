@@ -112,6 +112,9 @@ def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str =
     goals = pipelines.publish(run, mesh, about=recipe.prompt, height_m=recipe.height_m,
                               keep_coordinates=recipe.keep_coordinates, papers=_papers(recipe))
     run.check()
+    if any(node.label == "render_turntable" for node in run.needed(goals)):
+        from engine.clips.encode import ffmpeg_path
+        ffmpeg_path()  # its lack is known now, not after the mesh was made
     return AssetPlan(recipe, run, mesh, goals)
 
 

@@ -32,14 +32,18 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage and show 
                                               metavar="LABEL")]
 
 
-@app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (allowed anywhere).")] = False,
-            version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """From a prompt or a picture to textured, validated 3-D assets that a game engine accepts."""
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         from engine import __version__
         typer.echo(f"maquette {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (allowed anywhere).")] = False,
+            version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True,
+                                                  callback=_version)] = False) -> None:
+    """From a prompt or a picture to textured, validated 3-D assets that a game engine accepts."""
 
 
 @app.command()
@@ -185,28 +189,52 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0, 2 bad input, 1 a failed run, 130 stopped by the user."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
     from engine.errors import MaquetteError
     try:
-        app([word for word in words if word != "--debug"], prog_name="maquette")
+        code = app(words, prog_name="maquette", standalone_mode=False) if words else _help()
     except MaquetteError as error:
         if debug:
             raise
         _say(f"maquette: {error.what.rstrip('.')}. {error.fix[:1].upper()}{error.fix[1:]}".rstrip())
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
-        _say("maquette: stopped. The same command goes on from what is finished")
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # `maquette report DIR | head`
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
+        if usage := _usage(error):
+            _say(usage)
+            sys.exit(2)
         _say(f"maquette: {type(error).__name__}: {' '.join(str(error).split())[:300]}. This is a defect of Maquette: "
              f"please report it with the output of the same command with --debug")
         sys.exit(1)
+    if code == 130:  # Ctrl-C before or after the stages; within them it is Cancelled
+        _say("maquette: stopped. The same command goes on from what is finished")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _help() -> int:
+    app(["--help"], prog_name="maquette", standalone_mode=False)
+    return 2
+
+
+def _usage(error: Exception) -> str:
+    """A mistake in the words of the command, as one line; "" for any other error."""
+    told = getattr(error, "format_message", None)
+    if told is None:
+        return ""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "maquette"
+    text = " ".join(str(told()).split())
+    if not text or "Usage:" in text:  # a group without a verb answers with its help
+        text = "Missing command."
+    return f"maquette: {text.rstrip('.')}. See {path} --help"
 
 
 def _say(text: str) -> None:

@@ -105,11 +105,12 @@ def _store(store: str | None) -> list[Finding]:
 
 def _ffmpeg() -> Finding:
     try:
-        import imageio_ffmpeg
-        path = imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        return Finding("ffmpeg", "lack", f"not found: turntable.mp4 cannot be written ({str(error).splitlines()[0]})",
-                       "pip install --force-reinstall imageio-ffmpeg")
+        from engine.clips.encode import ffmpeg_path
+        path = ffmpeg_path()
+    except ImportError as error:
+        return Finding("ffmpeg", "lack", f"cannot be called: {error}", "pip install --force-reinstall imageio-ffmpeg")
+    except MaquetteError as error:
+        return Finding("ffmpeg", "lack", error.what, error.fix)
     return Finding("ffmpeg", "ok", Path(path).name)
 
 

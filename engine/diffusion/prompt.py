@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CHARACTERS = 1000
+EMPTY_WORDS = frozenset(("a", "an", "the", "and", "with", "of", "its", "is", "has", "from", "one", "object", "prop",
+                         "model", "asset", "game", "3d", "picture"))
+"""Words that say nothing of what is to be seen: no loss where a model never met them."""
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -48,7 +49,10 @@ Listener = Callable[[Event], None]
 
 
 class JsonLines:
-    """Listener that appends one JSON object a line; progress at most twice a second for each label."""
+    """Listener that appends one JSON object a line; progress at most twice a second for each label.
+
+    Once opened it never fails a run: where the disk takes no more, the log ends.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +64,10 @@ class JsonLines:
             if event.time - self._told.get(event.label, 0.0) < 0.5:
                 return
             self._told[event.label] = event.time
-        self._file.write(json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        with contextlib.suppress(OSError):
+            self._file.write(json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -162,6 +162,13 @@ def lock(path: Path, waiting: Callable[[float], None] = lambda seconds: None) ->
         os.close(handle)  # closing drops the lock
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that no space is left; libraries that are not Python's say it in words only."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(sign in str(error) for sign in ("No space left on device", "(os error 28)", "(os error 112)"))
+
+
 @contextlib.contextmanager
 def one_line_errors(what: str, where: Path, option: str) -> Iterator[None]:
     """Turn the disk's refusals into one line. ``option`` is what the user can change ("--store", "--out")."""
@@ -169,11 +176,13 @@ def one_line_errors(what: str, where: Path, option: str) -> Iterator[None]:
         yield
     except MaquetteError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if disk_full(error):
             raise RunFailed(f"the disk is full while writing {what} in {where}",
                             f"Free some space or choose another place with {option}; finished stages are kept"
                             ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
                            errno.ENOENT):
             raise BadInput(f"cannot write {what} in {where}: {error.strerror}",

@@ -157,4 +157,4 @@ def _range(model: type[Params], name: str) -> str:
     field = model.model_fields.get(name.split(".")[0])
     if field is None or not field.description:
         return ""
-    return f"{name}: {' '.join(field.description.split())}"
+    return " ".join(field.description.split())

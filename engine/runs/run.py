@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -287,7 +286,7 @@ def _one_line(label: str, error: Exception) -> RunFailed:
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return RunFailed(f"{label} ran out of memory", "Use --quality draft, or --device cpu where a GPU is too small")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if files.disk_full(error):
         return RunFailed(f"the disk is full ({label})", "Free some space; finished stages are kept")
     return RunFailed(f"{label} failed: {type(error).__name__}: {text[:300]}",
                      "Run it again with --debug to see where; if it stays, that output belongs in a bug report")

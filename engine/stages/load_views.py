@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -73,7 +74,7 @@ def load_views(p: LoadViews, job: Job) -> Views:
     if p.digest and views_digest(p.folder) != p.digest:
         raise BadInput(f"files in {p.folder} changed since the run was planned", "start again")
     shots = _shots(Path(p.folder))
-    if bent := sorted({k for s in shots for k in DISTORTION if abs(float(s.numbers.get(k) or 0)) > 1e-3}):
+    if bent := sorted({k for s in shots for k in DISTORTION if abs(_number(s, k) or 0) > 1e-3}):
         job.warn(f"lens distortion ({', '.join(bent)}) is ignored: undistort the pictures for a sharper result")
     images: list[tuple[np.ndarray, tuple[int, int]]] = []
     for i, shot in enumerate(shots):
@@ -100,6 +101,8 @@ def load_views(p: LoadViews, job: Job) -> Views:
 def _transforms(root: Path) -> list[Path]:
     """The file of the frames to fit and, where there is one, of those to hold out."""
     fitted = next((root / n for n in ("transforms.json", "transforms_train.json") if (root / n).is_file()), None)
+    if fitted is None and not root.is_dir():
+        raise BadInput(f"there is no folder {root}", "check the path")
     if fitted is None:
         raise BadInput(f"{root} has no transforms.json or transforms_train.json",
                        "give the folder of a NeRF-style scene")
@@ -224,19 +227,22 @@ def _cameras(shots: list[_Shot], sizes: list[tuple[int, int]], shape: tuple[int,
     return Cameras(poses, fx, fy, cx, cy, int(shape[1]), int(shape[0]))
 
 
+def _number(shot: _Shot, name: str) -> float | None:
+    """A number that the file tells of a frame; BadInput where it is none."""
+    value = shot.numbers.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadInput(f"{name} of {shot.picture.name} is {value!r}", "give a finite number in the transforms file")
+    return float(value)
+
+
 def _intrinsics(shot: _Shot, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """fx, fy, cx, cy in the file's own pixels."""
-    def number(name: str) -> float | None:
-        value = shot.numbers.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise BadInput(f"{name} of {shot.picture.name} is {value!r}", "give a finite number in the transforms file")
-        return float(value)
-
+    number = partial(_number, shot)
     w, h = number("w") or float(size[0]), number("h") or float(size[1])
     sx, sy = size[0] / w, size[1] / h
-    if abs(sx / sy - 1) > 0.02:
+    if min(sx, sy) <= 0 or abs(sx / sy - 1) > 0.02:
         raise BadInput(f"the transforms file says {w:g} x {h:g} pixels, {shot.picture.name} is {size[0]} x {size[1]}",
                        "correct w and h")
     fx, fov = number("fl_x"), number("camera_angle_x")

@@ -93,8 +93,9 @@ def _scores(scorer: Any, drawn: torch.Tensor, text: str) -> list[float]:
 
 def _warn(text: str, negative: str, model: Any, job: Job) -> None:
     """Say what of the prompts the models cannot know or see."""
-    from engine.toybox.vocabulary import GLUE, WORDS
-    unknown = prompt.unknown_words(f"{text} {negative}", {*model.words, *GLUE} if model.words else WORDS)
+    from engine.toybox.seen import caption_words
+    known = {*(model.words or caption_words()), *prompt.EMPTY_WORDS}
+    unknown = prompt.unknown_words(f"{text} {negative}", known)
     if unknown:
         job.warn(prompt.unknown_words_warning(unknown))
     for what, words in (("prompt", text), ("negative prompt", negative)):

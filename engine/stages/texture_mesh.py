@@ -13,6 +13,7 @@ from pydantic import field_validator
 from engine.artifacts import Field, Mesh, TexturedMesh, Views
 from engine.job import Gate, Job, Params, stage
 from engine.meshes.bake import bake, surface_texels
+from engine.meshes.compare import likeness
 from engine.meshes.normals import corner_normals, split_vertices
 from engine.meshes.unwrap import unwrap, uv_figures
 
@@ -25,6 +26,8 @@ MATERIALS: dict[str, tuple[float, float]] = {
 }
 """Material word -> metallic and roughness factors."""
 UNKNOWN_MATERIAL = (0.0, 0.7)
+COMPARED = 6
+"""Views beside the reference that the finished mesh is compared with, spread over all of them."""
 
 
 def material_in(text: str) -> str | None:
@@ -94,6 +97,25 @@ def texture_of(mesh: Mesh, color: Callable[[np.ndarray], np.ndarray] | None, vie
     }
     for name, (value, unit) in found.items():
         job.metric(name, value, unit)
-    job.progress(1.0)
     meta = {**mesh.meta, **{name: value for name, (value, _) in found.items()}}
-    return TexturedMesh(vertices, faces, uvs, normals, baked.base_color, metallic, roughness, mesh.frame, meta)
+    made = TexturedMesh(vertices, faces, uvs, normals, baked.base_color, metallic, roughness, mesh.frame, meta)
+    if views is not None:
+        _compare(made, views, job)
+    job.progress(1.0)
+    return made
+
+
+def _compare(mesh: TexturedMesh, views: Views, job: Job) -> None:
+    """Tell how like its pictures the finished mesh is: the reference view, and held-out views, else fitted ones."""
+    trusted = np.ones(len(views), bool) if views.weights is None else views.weights > 0
+    others, against = np.flatnonzero(views.held_out), "held-out views"
+    if not len(others):
+        others, against = np.flatnonzero(trusted & (np.arange(len(views)) != views.reference)), "fitted views"
+    others = others[np.unique(np.linspace(0, len(others) - 1, min(COMPARED, len(others))).round().astype(int))]
+    reference = np.arange(0) if views.reference is None else np.array([views.reference])
+    for name, chosen, what in (("reference", reference, "reference view, over white"),
+                               ("views", others, f"{against}, over white")):
+        if len(chosen):
+            psnr, iou = likeness(mesh, views, chosen, job.device)
+            job.metric(f"{name}_psnr", psnr, "dB", what)
+            job.metric(f"{name}_mask_iou", iou, "", what)
