@@ -73,9 +73,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def page(known: dict[str, Any]) -> str:
     """docs/benchmarks.md: every group's table with its machine; the words on short-falls stand in benchmarks/notes.md."""
-    parts = ["# Benchmarks", "", "Written by `make bench` (`python -m benchmarks --page`); every figure is measured, "
-             "none is typed in. \"SHORT\" means that the first bar is not reached; why, and what would, stands below.",
-             ""]
+    parts = ["# Benchmarks", "",
+             "Written by `make bench` (`python -m benchmarks --page`); every figure is measured, none is typed in.",
+             "\"SHORT\" means that the first bar is not reached; why, and what would, stands below.", ""]
     notes = Path(__file__).with_name("notes.md")
     for name, kept in known["groups"].items():
         m = kept["machine"]

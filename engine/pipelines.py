@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from engine.artifacts import Files, Picture, TexturedMesh
 
 
+FROM_MADE_VIEWS: dict[str, Any] = {"levels": 4, "finest": 40, "hull_votes": 0.6, "steps": 200, "samples": 8192}
+"""Made views disagree with each other: a fine field would fit their quarrels as spikes, a coarse one finds what most of
+them say, and the hull lets a minority of wrong masks be outvoted. It is also several times quicker."""
+
+
 def text_to_mesh(run: Run, prompt: str, *, negative: str = "", pick: int | None = None,
                  elevation_deg: float | None = None) -> Handle[TexturedMesh]:
     """Words -> candidate pictures -> the best (or the picked) one -> a textured mesh."""
@@ -39,8 +44,8 @@ def image_to_mesh(run: Run, image: Handle[Picture], *, elevation_deg: float | No
     from engine.stages.texture_mesh import material_in, texture_mesh
     subject = run(cut_out, image)
     views = run(image_to_views, subject, elevation_deg=elevation_deg)
-    field = run(fit_field, views)
-    mesh = run(extract_mesh, field)
+    field = run(fit_field, views, **FROM_MADE_VIEWS)
+    mesh = run(extract_mesh, field, smoothing=30)
     return run(texture_mesh, mesh, field, views, material=material_in(about))
 
 
