@@ -71,7 +71,7 @@ def _files(report: Report, folder: Path) -> Table:
         several = [name for name, kind in names.items() if kind == role]
         if several:
             shown = several[0] if len(several) == 1 else f"{several[0]} ... {Path(several[-1]).name}"
-            table.add_row(str(folder / shown), f"{len(several)} {role}s",
+            table.add_row(str(folder / shown), f"{len(several)} {role}{'s' if len(several) > 1 else ''}",
                           f"{sum((folder / name).stat().st_size for name in several) / 1e3:,.0f}")
     return table
 
@@ -81,11 +81,16 @@ def _size(path: Path) -> str:
 
 
 def _figures(metrics: list[Metric]) -> Table:
-    table = Table("figure", "value", "against", box=None, pad_edge=False)
+    table = Table(Column("figure", no_wrap=True), "value", "against", box=None, pad_edge=False)
     for metric in metrics:
-        unit = f" {metric.unit}" if metric.unit else ""
-        table.add_row(metric.name, Text(_number(metric.value) + unit), metric.against)
+        table.add_row(metric.name, Text(_measure(metric)), metric.against)
     return table
+
+
+def _measure(metric: Metric) -> str:
+    if metric.value is not None and metric.unit in ("B", "byte"):
+        return f"{metric.value / 1e6:,.1f} MB"
+    return _number(metric.value) + (f" {metric.unit}" if metric.unit else "")
 
 
 def _number(value: float | None) -> str:
