@@ -46,7 +46,7 @@ class FakeJob:
         self.previews.append(preview)
 
     def checkpoint(self, state):
-        if self.fractions[-1] >= self._stop_at:
+        if self.fractions and self.fractions[-1] >= self._stop_at:
             import copy
             self.state = copy.deepcopy(state())
             raise Cancelled("stopped")

@@ -28,6 +28,8 @@ from engine.kernels.march import cube_spans, march
 COARSE = ((0.35, 4), (0.6, 2))
 """Until this share of the optimiser's steps, steps along rays are so many times as long: carving the first shape needs
 many rays more than fine samples."""
+LOOK_EVERY = 10
+"""Iterations between offers of a checkpoint and of being stopped."""
 PRUNE_EVERY = 16
 """Iterations between updates of the occupancy grid."""
 
@@ -167,14 +169,21 @@ def fit(views: Views, p: FitSettings, job: Job) -> Fitted:
         done = iteration + 1
         if done % max(1, p.steps // 20) == 0:
             result.curve.append((done, -10 * math.log10(max(float(error.detach().mean()), 1e-10))))
-        if done % max(1, p.steps // 10) == 0:
-            job.progress(done / p.steps, preview(result, views))
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "occupancy": occupancy.state(),
-                     "generator": generator.get_state(), "iteration": done, "per_ray": per_ray,
-                     "curve": [list(point) for point in result.curve]}
-            job.checkpoint(partial(dict, state))
+        if done % LOOK_EVERY == 0 or done == p.steps:
+            job.checkpoint(partial(_state, model, optimiser, occupancy, generator, done, per_ray, result.curve))
+            # A tenth ends between the last look and this one: time for a picture, which costs as much as ten steps.
+            tenth = done * 10 // p.steps > max(done - LOOK_EVERY, 0) * 10 // p.steps
+            job.progress(done / p.steps, preview(result, views) if tenth else None)
     occupancy.update(model, None, decay=0.5)
     return result
+
+
+def _state(model: RadianceField, optimiser: torch.optim.Optimizer, occupancy: Occupancy, generator: torch.Generator,
+           done: int, per_ray: float, curve: list[tuple[int, float]]) -> dict[str, Any]:
+    """All that the loop goes on from."""
+    return {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "occupancy": occupancy.state(),
+            "generator": generator.get_state(), "iteration": done, "per_ray": per_ray,
+            "curve": [list(point) for point in curve]}
 
 
 def sparsity(model: RadianceField, occupancy: Occupancy, generator: torch.Generator, points: int = 2048,
