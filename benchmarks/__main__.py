@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def page(known: dict[str, Any]) -> str:
-    """docs/benchmarks.md: every group's table with its machine; the words on short-falls stand in benchmarks/notes.md."""
+    """docs/benchmarks.md: every group's table with its machine; words on short-falls stand in benchmarks/notes.md."""
     parts = ["# Benchmarks", "",
              "Written by `make bench` (`python -m benchmarks --page`); every figure is measured, none is typed in.",
              "\"SHORT\" means that the first bar is not reached; why, and what would, stands below.", ""]
