@@ -14,24 +14,8 @@ from safetensors.torch import load_file
 from engine.diffusion.novel_view import CCProjection
 from engine.errors import BadInput
 from engine.models.cards import REPAIR
+from engine.models.families.base import TextToImage as TextToImage  # of every family; what is here is of other roles
 from engine.models.known import Known
-
-
-@dataclass(frozen=True)
-class TextToImage:
-    """unet : UNet2DConditionModel; vae : AutoencoderKL; text_encoder : CLIP's text transformer
-
-    tokenizer : fast tokenizer; scheduler : DDIMScheduler as trained; size : pixels
-    words : all words of its training captions; () when its card does not list them
-    """
-
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    size: int
-    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,35 @@ class NovelView:
     vae: Any
     scheduler: Any
     size: int
+
+
+@dataclass(frozen=True)
+class Control:
+    """net : ControlNetModel; kind : "edges", "depth", "pose", "parts", ... (what its picture shows)
+
+    family : of the text-to-image models that it steers ("sd15", "sdxl", ...); name : what messages call it
+    """
+
+    net: Any
+    kind: str
+    family: str
+    name: str = "the ControlNet"
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """weights : {"image_proj": ..., "ip_adapter": ...}, tensors by name (IP-Adapter, Ye et al. 2023)
+
+    image_encoder : CLIPVisionModelWithProjection; image_size : pixels that it takes
+    kind : "base", "plus", "face" (InstantID); family : of the text-to-image models that it fits
+    """
+
+    weights: dict[str, dict[str, torch.Tensor]]
+    image_encoder: Any
+    image_size: int
+    kind: str
+    family: str
+    name: str = "the image prompt"
 
 
 @dataclass(frozen=True)

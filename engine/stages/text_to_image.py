@@ -80,29 +80,23 @@ def text_to_image(p: TextToImage, job: Job) -> Candidates:
     view = prompt.view_of(text)
     learned = _lora(p)
     # On a twin: the network itself is shared with other stages, and a LoRA is of this one alone.
-    unet = model.unet if learned is None else lora.apply(lora.twin(model.unet), learned, p.lora_scale)
+    if learned is not None:
+        model = model.changed(unet=lora.apply(lora.twin(model.unet), learned, p.lora_scale))
     _warn(text, p.negative, model, learned, job)
 
-    device = job.device
     with torch.inference_mode():
         # The unconditional half is guided away from: the empty prompt, or what the user does not want.
-        wanted, unwanted = prompt.encode(model.text_encoder, model.tokenizer, [text, p.negative], device)
-
-        def predict(latents: torch.Tensor, t: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
-            context = torch.where(conditional.to(device)[:, None, None], wanted, unwanted)
-            return unet(latents, t, encoder_hidden_states=context).sample
+        wanted, unwanted = model.pair(text, p.negative)
 
         def watch(step: int, guess: torch.Tensor) -> None:
             show = step % 5 == 0 and step < p.steps
-            preview = pictures.images_of(pictures.decode(model.vae, guess[:1]))[0] if show else None
-            job.progress(0.9 * step / p.steps, preview)
+            job.progress(0.9 * step / p.steps, pictures.images_of(model.preview(guess[:1]))[0] if show else None)
 
-        cells = model.unet.config.sample_size
-        noise = sampling.initial_noise([job.generator(i) for i in range(p.candidates)],
-                                       (model.unet.config.in_channels, cells, cells), device)
-        latents = sampling.sample(model.scheduler, sampling.guided(predict, p.guidance), noise, p.steps, p.sampler,
-                                  watch)
-        drawn = pictures.decode(model.vae, latents).clamp(0, 1)
+        generators = [job.generator(i) for i in range(p.candidates)]
+        noise = sampling.initial_noise(generators, model.shape(), job.device)
+        latents = sampling.sample(model.scheduler, sampling.denoiser(model, wanted, unwanted, p.guidance), noise,
+                                  p.steps, p.sampler, watch, generators=generators)
+        drawn = model.decode(latents).clamp(0, 1)
         scores = _scores(scorer, drawn, text)
     images = pictures.images_of(drawn)
     best = int(np.argmax(scores))
