@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -22,7 +23,7 @@ class ReferenceUNet(UNet2DConditionModel):  # type: ignore[misc]
     Exactly the four tensors of ``conv_norm_out`` and ``conv_out`` are gone; the output is the last block's features.
     """
 
-    @wraps(UNet2DConditionModel.__init__)  # diffusers reads the names of the settings off it
+    @wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]  # diffusers reads the settings' names off it
     def __init__(self, *args: Any, **config: Any) -> None:
         super().__init__(*args, **config)
         self.conv_norm_out, self.conv_out = None, nn.Identity()
@@ -42,11 +43,11 @@ class PoseGuider(ModelMixin, ConfigMixin):  # type: ignore[misc]
         widths = list(block_out_channels)
         self.conv_in = nn.Conv2d(conditioning_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             self.blocks += [nn.Conv2d(before, before, 3, padding=1), nn.Conv2d(before, after, 3, padding=1, stride=2)]
         self.conv_out = nn.Conv2d(widths[-1], embedding_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, poses: Tensor) -> Tensor:
         """poses : (b, 3, h, w) in [0, 1] -> (b, embedding_channels, h / 8, w / 8)"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -58,13 +58,14 @@ class Blueprint:
     """A part as it must be.
 
     cls : key of :data:`CLASSES`; config : of the network, as its class reads it
-    shapes : every name of its state dict; optional : names that a file may lack (copies that are made again)
+    shapes : every name of its state dict; copies : names that hold the same tensor as another one, which a file may
+    leave out
     """
 
     cls: str
     config: Mapping[str, Any]
     shapes: Mapping[str, Shape]
-    optional: frozenset[str] = frozenset()
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def build(self) -> Any:
         """The network on the meta device: shapes without values."""
@@ -153,8 +154,8 @@ def _of_config(cls: str, text: str) -> Blueprint:
         raise BadInput(f"no {cls} can be built from its configuration: {' '.join(str(error).split())[:200]}",
                        "pull the model again, or give a config.json that fits") from error
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    optional = frozenset(n for n in ("encoder.embed_tokens.weight", "shared.weight") if cls == "T5EncoderModel")
-    return Blueprint(cls, config, shapes, optional)
+    same = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
+    return Blueprint(cls, config, shapes, same if cls == "T5EncoderModel" else {})
 
 
 def _build(cls: str, config: Mapping[str, Any]) -> Any:

@@ -61,17 +61,3 @@ def layer_number(name: str) -> int | None:
     """Which layer of a tower a name belongs to; None outside of them."""
     found = re.search(r"(?:resblocks|encoder\.layers)\.(\d+)\.", name)
     return int(found[1]) if found else None
-
-
-def todays_name(name: str, prefixed: bool, tower: str) -> str | None:
-    """transformers' own names, with or without prefix -> the one that the class has; None for position ids, which are
-    counted and not kept.
-
-    prefixed : whether the class has the prefix (those with projections); tower : "text_model" or "vision_model"
-    """
-    if name.endswith("position_ids"):
-        return None
-    flat = name.removeprefix(f"{tower}.")
-    if not prefixed or flat.startswith(("text_projection.", "visual_projection.")):
-        return flat
-    return f"{tower}.{flat}"

@@ -10,7 +10,8 @@ import re
 
 from engine.models.moves import How, Move
 
-_ENDS = {"pos_embed": "pos_embed.pos_embed", "x_embedder.proj": "pos_embed.proj", "context_embedder": "context_embedder",
+_ENDS = {"pos_embed": "pos_embed.pos_embed", "x_embedder.proj": "pos_embed.proj",
+         "context_embedder": "context_embedder",
          "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
          "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
          "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",

@@ -47,8 +47,8 @@ def unet_name(name: str, layers: int = 2, label: str = "add_embedding") -> str |
         return _hint(int(found[1]), found[2])
     if not (found := _BLOCK.fullmatch(name)):
         return None
-    side, number, sub, inner = found[1], int(found[2]), found[3], found[4]
-    level, layer = divmod(number - 1 if side == "input" else number, layers + 1)
+    side, sub, inner = found[1], found[3], found[4]
+    level, layer = divmod(int(found[2]) - (side == "input"), layers + 1)
     if side == "input":
         if inner.startswith("op."):
             return f"down_blocks.{level}.downsamplers.0.conv.{inner[3:]}"

@@ -7,7 +7,7 @@ and only the tensors that a part needs are read at all. Light: standard library 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -100,14 +100,9 @@ class Account:
         return bool(self.missing or self.unexpected or self.wrong)
 
 
-def account(moves: Mapping[str, Move], shapes: Mapping[str, Shape], wanted: Mapping[str, Shape],
-            optional: Iterable[str] = ()) -> Account:
-    """Hold a part's moves against the shapes it must have.
-
-    shapes : of the file's tensors; optional : names of ``wanted`` that may be missing
-    """
-    may_miss = set(optional)
-    missing = [name for name in wanted if name not in moves and name not in may_miss]
+def account(moves: Mapping[str, Move], shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Account:
+    """Hold a part's moves against the shapes it must have. shapes : of the file's tensors"""
+    missing = [name for name in wanted if name not in moves]
     unexpected = [move.source for name, move in moves.items() if name not in wanted]
     wrong = [f"{move.source} is {said(shapes[move.source])}, not {said(wanted[name])}"
              for name, move in moves.items()
