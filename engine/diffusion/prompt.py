@@ -92,10 +92,11 @@ def view_of(prompt: str) -> View:
     return View(azimuth, elevation, said)
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], device: Any = "cpu") -> Tensor:
-    """-> (b, tokens) int64, padded and cut to the tokenizer's own length; no attention mask, as Stable Diffusion."""
-    made = tokenizer(list(texts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
-                     return_tensors="pt")
+def token_ids(tokenizer: Any, texts: Sequence[str], device: Any = "cpu", length: int | None = None) -> Tensor:
+    """-> (b, tokens) int64, padded and cut to ``length`` or the tokenizer's own; no attention mask, as Stable Diffusion
+    reads."""
+    made = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
+                     max_length=length or tokenizer.model_max_length)
     return made.input_ids.to(device)
 
 

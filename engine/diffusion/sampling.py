@@ -67,23 +67,33 @@ def denoiser(model: Any, wanted: Any, unwanted: Any, scale: float, *, extras: Ex
              rows: int | None = None) -> Denoise:
     """``guided`` around a model of ``engine.models.families``.
 
-    wanted, unwanted : its conditions, one row each (or one a sample); scale : a network that is told its guidance
-    (a latent consistency model) gets it, and no second half is computed
+    wanted, unwanted : its conditions, one row each, or one a sample; scale : a network that is told its guidance (a
+    latent consistency model) gets it, and no second half is computed
+    rows : at most so many samples a call; what differs by sample stands in the conditions, and so keeps its place
     """
-    def predict(latents: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
-        conditions = _chosen(wanted, unwanted, conditional)
-        more = {} if extras is None else dict(extras(latents, t, conditions, conditional))
-        if model.embeds_guidance:
-            more["guidance"] = scale
-        return model.predict(latents, t, conditions, **more)
-    return guided(predict, 1.0 if model.embeds_guidance else scale, rows)
+    single = model.embeds_guidance or scale in (0, 1)
+    laid_out: dict[int, Any] = {}
 
+    def conditions_of(b: int) -> Any:
+        if b not in laid_out:
+            parts = [c.expand(b) if len(c) == 1 else c for c in ([wanted] if single else [wanted, unwanted])]
+            laid_out[b] = parts[0] if single else type(wanted).cat(parts)
+        return laid_out[b]
 
-def _chosen(wanted: Any, unwanted: Any, conditional: Tensor) -> Any:
-    """The conditions of each sample: wanted ones first, then unwanted ones, as ``guided`` lays its batch out."""
-    first, second = int(conditional.sum()), int((~conditional).sum())
-    parts = [c.expand(n) if len(c) == 1 else c for c, n in ((wanted, first), (unwanted, second)) if n]
-    return parts[0] if len(parts) == 1 else type(wanted).cat(parts)
+    def denoise(latents: Tensor, t: Tensor) -> Tensor:
+        told = conditions_of(len(latents))
+        at = 0
+
+        def predict(part: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
+            nonlocal at
+            conditions = told if len(part) == len(told) else told[at:at + len(part)]
+            at += len(part)
+            more = {} if extras is None else dict(extras(part, t, conditions, conditional))
+            if model.embeds_guidance:
+                more["guidance"] = scale
+            return model.predict(part, t, conditions, **more)
+        return guided(predict, 1.0 if single else scale, rows)(latents, t)
+    return denoise
 
 
 def _in_parts(predict: Callable[[Tensor, Tensor, Tensor], Tensor], latents: Tensor, t: Tensor, conditional: Tensor,

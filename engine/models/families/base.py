@@ -20,6 +20,7 @@ from torch import Tensor
 
 from engine.diffusion import pictures, prompt
 from engine.errors import BadInput
+from engine.models.memory import Residency
 
 PREVIEW_CELLS = 16
 """Latent cells a side that a preview is drawn from: 128 pixels with a VAE of factor 8."""
@@ -41,8 +42,14 @@ class Conditions:
         """rows : a slice, or an index or mask tensor (n,)"""
         return Conditions({name: value[rows] for name, value in self.tensors.items()})
 
+    def told(self, **more: Tensor) -> Conditions:
+        """The same with further tensors, one row a sample each (or one for all): ``beside`` (n, k, h, w), channels to
+        stand beside the latents; ``labels`` (n,), a U-Net's class or noise level."""
+        n = max(len(self), *(len(value) for value in more.values()))
+        return Conditions({**self.expand(n).tensors, **{k: v.expand(n, *v.shape[1:]) for k, v in more.items()}})
+
     def expand(self, n: int) -> Conditions:
-        """One row -> n equal rows; n rows stay as they are."""
+        """One row -> n equal rows (views, no copies); n rows stay as they are."""
         return Conditions({k: v.expand(n, *v.shape[1:]) for k, v in self.tensors.items()})
 
     @staticmethod
@@ -73,6 +80,7 @@ class TextToImage:
     words : all words of its training captions; () when its card does not list them
     family : "sd15", "sd21", "sdxl", ...; what is trained for one does not fit another
     name : what messages call it
+    home : how its parts come to the device that computes, where they do not all fit; None: they are there
     """
 
     unet: Any
@@ -85,12 +93,14 @@ class TextToImage:
     family: str = "sd15"
     defaults: Defaults = field(default_factory=Defaults)
     name: str = "the model"
+    home: Residency | None = None
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        """Where it computes."""
+        return next(self.unet.parameters()).device if self.home is None else self.home.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,6 +127,10 @@ class TextToImage:
         """Whether the guidance scale is told to the network (a latent consistency model) instead of being made of two
         predictions."""
         return getattr(self.unet.config, "time_cond_proj_dim", None) is not None
+
+    def use(self, part: Any) -> Any:
+        """A part, there where it computes."""
+        return part if self.home is None else self.home.bring(part)
 
     def changed(self, **parts: Any) -> TextToImage:
         """The same model with other parts (a twin of its network with a LoRA, ...)."""
@@ -145,7 +159,7 @@ class TextToImage:
         negative : the texts say what to keep away from; some families stand zeros for the empty one
         height, width : of the picture, pixels; some families tell them to the network
         """
-        return Conditions({"context": prompt.encode(self.text_encoder, self.tokenizer, texts, self.device)})
+        return Conditions({"context": prompt.encode(self.use(self.text_encoder), self.tokenizer, texts, self.device)})
 
     def pair(self, text: str, negative: str = "", height: int | None = None, width: int | None = None
              ) -> tuple[Conditions, Conditions]:
@@ -160,12 +174,13 @@ class TextToImage:
         predicts (noise, v, sample or flow), of the latents' shape and type. A family whose scheduler wants the
         variance that its network learned gives (n, 2 c, h, w) (DeepFloyd IF).
 
-        beside : (n, k, h, w) further input channels (a mask and masked latents, a picture to upscale)
+        beside : (n, k, h, w) further input channels (a mask and masked latents); or in the conditions
         down, mid : residuals of ControlNets, added to the U-Net's skips and middle
         image_embeds : IP-Adapter's, one (n, images, ...) a loaded adapter
         guidance : the scale, for networks that are told it (``embeds_guidance``)
         """
         kind = self.dtype
+        beside = conditions.tensors.get("beside") if beside is None else beside
         x = latents if beside is None else torch.cat([latents, beside.to(latents)], 1)
         more: dict[str, Any] = self._added(conditions)
         if image_embeds is not None:
@@ -180,7 +195,8 @@ class TextToImage:
             told["down_block_additional_residuals"] = tuple(r.to(kind) for r in down)
         if mid is not None:
             told["mid_block_additional_residual"] = mid.to(kind)
-        said = self.unet(x.to(kind), t, encoder_hidden_states=conditions.tensors["context"].to(kind), **told).sample
+        said = self.use(self.unet)(x.to(kind), t, encoder_hidden_states=conditions.tensors["context"].to(kind), **told
+                                   ).sample
         return self._wanted_channels(said, latents).to(latents.dtype)
 
     def encode(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -192,7 +208,7 @@ class TextToImage:
         if self.vae is None:
             return x
         with torch.no_grad():
-            posterior = self.vae.encode(x.to(next(self.vae.parameters()).dtype)).latent_dist
+            posterior = self.use(self.vae).encode(x.to(next(self.vae.parameters()).dtype)).latent_dist
         if generators is None:
             latents = posterior.mode()
         else:
@@ -205,7 +221,7 @@ class TextToImage:
         if self.vae is None:
             return latents / 2 + 0.5
         kind = next(self.vae.parameters()).dtype
-        made = self.vae.decode(self._unscaled(latents).to(kind)).sample / 2 + 0.5
+        made = self.use(self.vae).decode(self._unscaled(latents).to(kind)).sample / 2 + 0.5
         return made.to(torch.promote_types(kind, torch.float32))
 
     def preview(self, latents: Tensor) -> Tensor:
@@ -245,3 +261,13 @@ def guidance_embedding(scale: float, n: int, width: int) -> Tensor:
     angles = 1000.0 * torch.full((n, 1), scale - 1) * frequencies[None]
     made = torch.cat([angles.sin(), angles.cos()], 1)
     return torch.nn.functional.pad(made, (0, width % 2))
+
+
+def refuse(model: TextToImage, **extras: Any) -> None:
+    """Raises BadInput where a network is told what its family has no place for."""
+    words = {"beside": "further input channels", "down": "a ControlNet", "mid": "a ControlNet",
+             "image_embeds": "an image prompt"}
+    for name, value in extras.items():
+        if value is not None:
+            raise BadInput(f"{model.name} ({model.family}) cannot take {words[name]}",
+                           "choose a model set of the families sd15, sd21 or sdxl")

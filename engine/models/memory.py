@@ -1,0 +1,260 @@
+"""Memory: what a model takes, what a device has left, and what follows from both.
+
+Where a model does not fit beside its work, its parts take turns on the device, then the large ones are streamed block
+by block; fewer samples go through in one call, and the VAE decodes in tiles. What was decided is said in one line, and
+nothing but speed depends on it (tiles aside: they blend at their seams).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from engine.errors import RunFailed
+
+MEGABYTE = 1 << 20
+SPARE = 256 * MEGABYTE
+"""Left free on an accelerator: workspaces of its libraries."""
+SHARE = 0.95
+"""Of the free memory that is counted on: it breaks into pieces that no tensor fits."""
+
+Mode = Literal["whole", "parts", "blocks"]
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+
+class Probe(Protocol):
+    """Who knows a device's memory, bytes. None: it cannot be known, and nothing is limited."""
+
+    def free(self, device: str) -> int | None:
+        """What could be taken now."""
+
+    def total(self, device: str) -> int | None:
+        """All that the device has."""
+
+
+class Machine:
+    """The machine that this runs on."""
+
+    def free(self, device: str) -> int | None:
+        kind = torch.device(device).type
+        if kind == "cuda":
+            index = torch.device(device)
+            held = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)  # torch gives it out again
+            return int(torch.cuda.mem_get_info(index)[0]) + held
+        if kind == "mps":
+            return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
+        return _meminfo("MemAvailable")
+
+    def total(self, device: str) -> int | None:
+        kind = torch.device(device).type
+        if kind == "cuda":
+            return int(torch.cuda.mem_get_info(torch.device(device))[1])
+        if kind == "mps":
+            return int(torch.mps.recommended_max_memory())
+        return _meminfo("MemTotal")
+
+
+def _meminfo(name: str) -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+MACHINE: Probe = Machine()
+
+
+# -- what is needed ----------------------------------------------------------------------------------------------------
+
+def bytes_of(*modules: Any) -> int:
+    """Of all parameters and buffers, shared ones once; what is no module (a tokenizer) takes nothing that counts."""
+    tensors = {t.data_ptr() or id(t): t for m in modules if isinstance(m, nn.Module)
+               for t in [*m.parameters(), *m.buffers()]}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def largest_block(module: nn.Module) -> int:
+    """Bytes of the largest of the pieces that a module is streamed in: entries of its module lists, and the rest."""
+    blocks = {id(b): b for m in module.modules() if isinstance(m, nn.ModuleList) for b in m}
+    inner = {id(x) for b in blocks.values() for x in b.modules() if x is not b}
+    outermost = [bytes_of(b) for i, b in blocks.items() if i not in inner]
+    return max([bytes_of(module) - sum(outermost), *outermost])
+
+
+def row_bytes(model: Any, height: int, width: int) -> int:
+    """About what one sample takes in one call of the network, beside the weights.
+
+    The widest tensors of a U-Net are those of its first level (skips, a gated feed-forward layer, the concatenated
+    halves); 40 times one of them, measured, is an upper bound from 64 to 128 cells. Of a transformer, 24 times its
+    tokens.
+    """
+    config, item = model.unet.config, torch.empty((), dtype=model.dtype).element_size()
+    patch = int(getattr(config, "patch_size", None) or 1)
+    cells = (height // model.factor // patch) * (width // model.factor // patch)
+    levels = getattr(config, "block_out_channels", None)
+    if levels:
+        return 40 * cells * int(levels[0]) * item
+    return 24 * cells * int(config.num_attention_heads) * int(config.attention_head_dim) * item
+
+
+def decode_bytes(model: Any, height: int, width: int) -> int:
+    """About what it takes to decode one picture: 12 tensors of its size at the VAE's first width; 0 without a VAE."""
+    if model.vae is None:
+        return 0
+    item = next(model.vae.parameters()).element_size()
+    return 12 * height * width * int(model.vae.config.block_out_channels[0]) * item
+
+
+# -- what follows ------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Arrangement:
+    """mode : "whole", all parts stay on the device; "parts", one at a time; "blocks", ``streamed`` ones in pieces
+
+    rows : samples a call of the network at most; None: all. tiles : the VAE decodes in tiles
+    said : one line for the user; "" where there is nothing to say
+    """
+
+    mode: Mode = "whole"
+    streamed: tuple[str, ...] = ()
+    rows: int | None = None
+    tiles: bool = False
+    said: str = ""
+
+
+def arrange(parts: Mapping[str, int], blocks: Mapping[str, int], row: int, decode: int, rows: int, device: str,
+            probe: Probe | None = None, held: int = 0) -> Arrangement:
+    """How a model works in the memory that is free.
+
+    parts : bytes of each part by name, "vae" among them where there is one; blocks : of its largest block
+    row, decode : bytes beside the weights, of a sample in a call and of a picture decoded; rows : samples wanted
+    held : bytes of these parts that lie on the device already, and so are not in what is free
+    Raises RunFailed where not even a block fits. On the CPU, where nothing can make room, it only limits rows and
+    tiles.
+    """
+    known = (probe or MACHINE).free(device)
+    kind = torch.device(device).type
+    if known is None:
+        return Arrangement()
+    free = int(SHARE * (known + held)) - (SPARE if kind == "cuda" else 0)
+    whole, largest = sum(parts.values()), max(parts.values(), default=0)
+    tile = min(decode, 2 * TILE_BYTES)
+    least = max(row, tile)
+    if kind == "cpu" or whole + least <= free:
+        return _worked(Arrangement(), max(free - whole, least), row, decode, rows, "")
+    need = f"the model takes {_size(whole)} and {_size(max(free, 0))} of {device} are free"
+    if largest + least <= free:
+        return _worked(Arrangement("parts"), free - largest, row, decode, rows,
+                       f"{need}: its parts take turns there, which is slower")
+    streamed = tuple(name for name, size in parts.items() if size + least > free)
+    if all(blocks.get(name, size) + least <= free for name, size in parts.items() if name in streamed):
+        room = free - max([blocks[name] for name in streamed] + [s for n, s in parts.items() if n not in streamed])
+        return _worked(Arrangement("blocks", streamed), room, row, decode, rows,
+                       f"{need}: {' and '.join(streamed)} go through it block by block, which is much slower")
+    raise RunFailed(f"{need}; its largest block does not fit beside {_size(least)} of work",
+                    "close what else uses the device, give a smaller width and height, or use --device cpu")
+
+
+TILE_BYTES = 12 * 512 * 512 * 128 * 2
+"""What a tile of 512 pixels takes to decode, half precision."""
+
+
+def _worked(a: Arrangement, room: int, row: int, decode: int, rows: int, said: str) -> Arrangement:
+    fitting = max(1, room // max(row, 1))
+    tiles = decode > room
+    also = []
+    if fitting < rows:
+        also.append(f"{fitting} of {rows} samples go through the network at a time")
+    if tiles:
+        also.append("pictures are decoded in tiles")
+    if also and not said:
+        said = f"{_size(room)} are free for the work"
+    return Arrangement(a.mode, a.streamed, fitting if fitting < rows else None, tiles,
+                       ": ".join([said, " and ".join(also)]) if also and a.mode == "whole" else
+                       "; ".join([said, *also]) if said else "")
+
+
+def _size(n: int) -> str:
+    return f"{n / (1 << 30):.1f} GB" if n >= 1 << 30 else f"{n / MEGABYTE:.0f} MB"
+
+
+class Residency:
+    """Parts that take turns on a device: ``bring`` one, and the others make room.
+
+    parts : the modules by name; streamed : names of those that go through block by block
+    away : where they wait
+    """
+
+    def __init__(self, device: str | torch.device, parts: Mapping[str, nn.Module], streamed: Iterable[str] = (),
+                 away: str | torch.device = "cpu") -> None:
+        self.device, self.away = torch.device(device), torch.device(away)
+        self.parts, self._streamed, self._here = dict(parts), set(streamed), ""
+        for name in self._streamed:
+            self._stream(self.parts[name])
+
+    def bring(self, part: Any) -> Any:
+        """``part`` itself, on the device; a part that is not among these is moved there and stays."""
+        name = next((n for n, p in self.parts.items() if p is part), "")
+        if name and name == self._here:
+            return part
+        if name:
+            for other, module in self.parts.items():
+                if other != name and other not in self._streamed:
+                    module.to(self.away)
+            self._here = name
+        if name not in self._streamed:
+            part.to(self.device)
+        return part
+
+    def _stream(self, module: nn.Module) -> None:
+        from diffusers.hooks import apply_group_offloading
+        apply_group_offloading(module, self.device, self.away, offload_type="block_level", num_blocks_per_group=1,
+                               use_stream=self.device.type == "cuda")
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+def precision(device: str, wanted: str = "auto") -> str:
+    """What networks of real sizes compute in: "float32", "bfloat16" or "float16".
+
+    auto : bfloat16 on a CUDA device that computes in it, else float16 there; float32 everywhere else
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.device(device).type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.get_device_capability(torch.device(device)) >= (8, 0) else "float16"
+
+
+def compile_blocks(network: Any) -> Any:
+    """Compile what a network repeats (its transformer blocks) once for all of them: minutes less than compiling the
+    whole, and nearly as quick. The network itself is returned, as it is where it repeats nothing."""
+    if getattr(network, "_repeated_blocks", None):
+        network.compile_repeated_blocks(fullgraph=True)
+    return network
+
+
+def reset_peak(device: str) -> None:
+    """Start a new measurement for :func:`peak`."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(torch.device(device))
+
+
+def peak(device: str) -> int:
+    """The most bytes that torch held on an accelerator since :func:`reset_peak`; 0 elsewhere."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return int(torch.cuda.max_memory_allocated(torch.device(device)))
+    if kind == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    return 0
