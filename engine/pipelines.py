@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.artifacts import Files, Picture, TexturedMesh
 
 
-FROM_MADE_VIEWS: dict[str, Any] = {"levels": 4, "finest": 40, "hull_votes": 0.6, "steps": 200, "samples": 8192,
+FROM_MADE_VIEWS: dict[str, Any] = {"levels": 4, "finest": 40, "hull_votes": 0.7, "steps": 200, "samples": 8192,
                                    "first_density": 2.0}
 """Made views disagree with each other: a fine field would fit their quarrels as spikes, a coarse one finds what most of
 them say, and the hull lets a minority of wrong masks be outvoted."""

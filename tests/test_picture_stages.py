@@ -170,6 +170,25 @@ def test_holes_are_background_and_highlights_are_not() -> None:
     assert not mask[50:60, 72:78].any() and mask[40:42, 100:103].all()
 
 
+def test_a_mean_picture_is_told_from_its_mist() -> None:
+    """A brick disc whose rim is the mean of many discs: alpha is their share, the colour the brick's, not its mist; a
+    pale patch inside stays whole, and so does a grey wall beside the brick, which no mist of brick could be."""
+    y, x = np.mgrid[:128, :128]
+    share = np.clip((40 - np.hypot(y - 64, x - 64)) / 10 + 0.5, 0, 1)
+    brick, white = np.array([0.8, 0.3, 0.1]), np.ones(3, np.float32)
+    image = (share[..., None] * brick + (1 - share[..., None])).astype(np.float32)
+    image[60:66, 60:66] = 0.9
+    image[100:110, 40:90] = 0.75
+    made = mattes.mean_edge(image, mattes.plain_mask(image, white), white)
+    rim = (share > 0.15) & (share < 0.75) & (y < 95)
+    # Pure colours are looked for up to seven pixels away: the outermost mist finds one that is a little pale.
+    assert np.abs(made[rim, 3] - np.minimum((share[rim] - 0.1) / 0.4, 1)).max() < 0.08
+    assert np.abs(made[rim, :3] - brick).max() < 0.1 and np.abs(made[rim & (share > 0.3), :3] - brick).max() < 1e-6
+    assert (made[62:64, 62:64] == [np.float32(0.9)] * 3 + [1]).all()
+    assert (made[102:108, 45:85, 3] == 1).all() and np.abs(made[102:108, 45:85, :3] - 0.75).max() < 1e-6
+    assert not made[:20, :, 3].any()
+
+
 def test_nothing_to_cut_out_is_refused(tiny: ModelSet) -> None:
     with pytest.raises(BadInput, match="no subject"):
         cut_out(Picture(np.ones((64, 64, 3), np.float32)), CutOut(), ListJob(tiny))

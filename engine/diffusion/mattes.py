@@ -10,6 +10,15 @@ from scipy import ndimage
 TOLERANCE = 0.05
 """Colours closer than this (largest channel difference, sRGB 0..1) count as the same background. Measured on pictures
 that came through the built-in VAE: 0.03 keeps halos, 0.07 loses white parts; mask IoU 0.968 at 0.05."""
+SAME_HUE = 0.96
+"""Cosine between two colours' ways from the background from which one may be the other seen through mist: an orange
+roof beside a grey wall is at 0.8."""
+SOLID_SHARE = 0.8
+"""A pixel that went so far from the background toward its pure colour is no mist: shading does the rest."""
+LEAST, MOST = 0.1, 0.5
+"""Shares of the pictures between which mist goes from clear to covered. At one half all made meshes came out thin: F at
+0.05 on a crate, a chest, a mushroom and a tree 0.56, 0.52, 0.91, 0.95 so, 0.50, 0.47, 0.89, 0.95 with every pale pixel
+covered, and the mushroom's 0.78 with 0.1 to 0.8."""
 
 
 def border_colour(image: np.ndarray) -> tuple[np.ndarray, float]:
@@ -76,6 +85,39 @@ def soft_edge(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np
     alpha[alpha < 0.02] = 0
     rgb = np.where(edge[..., None], pure, image)
     return np.concatenate([rgb, alpha[..., None]], -1).astype(np.float32)
+
+
+def mean_edge(image: np.ndarray, mask: np.ndarray, background: np.ndarray, reach: int = 7) -> np.ndarray:
+    """Straight RGBA of a *mean* picture: many sharp ones at once, so that its rim is mist, not fringe.
+
+    Where a share a of the pictures shows the colour F and the rest the background B, the mean is a F + (1 - a) B. F is
+    the nearby colour farthest from the background in the same direction from it; a is how far the pixel went. Only
+    what is joined to the background can be mist: pale parts inside a subject stay whole.
+
+    image : (h, w, 3); mask : (h, w) bool, all that differs from the background; reach : pixels, how far "nearby" is
+    (2**k - 1 is reached exactly) -> (h, w, 4) float32, straight alpha
+    """
+    away = image.astype(np.float32) - np.asarray(background, np.float32)
+    length = np.linalg.norm(away, axis=-1)
+    direction = away / np.maximum(length, 1e-4)[..., None]
+    most, pure = length, image.astype(np.float32)
+    height, width = mask.shape
+    hop = 1
+    while hop <= reach:  # hops of 1, 2, 4, ... pixels: colours travel 1 + 2 + 4 + ... pixels in few rounds
+        found, best = most, pure
+        for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+            at = np.ix_(np.clip(np.arange(height) + dy * hop, 0, height - 1),
+                        np.clip(np.arange(width) + dx * hop, 0, width - 1))
+            there = pure[at] - background
+            alike = (there * direction).sum(-1) > SAME_HUE * most[at]
+            better = alike & (most[at] > found)
+            found, best = np.where(better, most[at], found), np.where(better[..., None], pure[at], best)
+        most, pure, hop = found, best, 2 * hop
+    share = length / np.maximum(most, 1e-4)
+    labels, _ = ndimage.label((share < SOLID_SHARE) | ~mask)
+    mist = np.isin(labels, np.unique(labels[~mask])) & (labels > 0)
+    alpha = np.where(mist, np.clip((share - LEAST) / (MOST - LEAST), 0, 1), 1.0) * mask
+    return np.concatenate([np.where(mist[..., None], pure, image), alpha[..., None]], -1).astype(np.float32)
 
 
 def model_alpha(matting: Any, image: np.ndarray, device: str) -> np.ndarray:

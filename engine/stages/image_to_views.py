@@ -36,8 +36,9 @@ class ImageToViews(Params):
     steps: int = Field(1, ge=1, le=250, description="Sampling steps, 1 to 250; 1 gives the mean of all views that fit.")
     guidance: float = Field(1.0, ge=1, le=20, description="Classifier-free guidance, 1 (none) to 20.")
     sampler: Literal["ddim", "dpm"] = Field("ddim", description="Update rule: ddim or dpm (DPM-Solver++ 2M).")
-    matte: Literal["plain", "model"] = Field("plain", description="How views are cut out: plain, by their white "
-                                             "background; model, by the matting network.")
+    matte: Literal["auto", "mean", "plain", "model"] = Field("auto", description=(
+        "How views are cut out: mean, by their white background, a pale rim being mist; plain, the same with a sharp "
+        "edge; model, by the matting network; auto: mean after one step, else plain."))
     size: int | None = Field(None, ge=64, le=1024, description="Side of the views, pixels; none: the network's own, "
                              "twice that when the picture is that large.")
     trust: float = Field(0.5, gt=0, le=1, description="Weight of a made view beside the picture's own 1.")
@@ -53,7 +54,7 @@ class ImageToViews(Params):
         return value
 
 
-@stage(version=1, roles=("novel_view", "matting"))
+@stage(version=2, roles=("novel_view", "matting"))
 def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     """Draw rings of views around the subject; view 0 is the picture itself, moved to where its camera sees it. Near
     views are drawn from the ring's view that they stand beside; where that is empty, from the picture.
@@ -76,13 +77,14 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     made = _draw(model, [own], [(0, *place) for place in places], p, job, (0.0, share))
 
     size = p.size or (model.size if picture.image.shape[0] < 2 * model.size else 2 * model.size)
-    cut = [_cut(image, p.matte, job) for image in made]
+    matte = p.matte if p.matte != "auto" else ("mean" if p.steps == 1 else "plain")
+    cut = [_cut(image, matte, job) for image in made]
     if beside:
         shown = [own if k == 0 or not _solid(cut[k]) else (framing.frame_subject(cut[k], model.size)[0], place[1])
                  for k, place in enumerate(places)]
         turned = [0.0 if source is own else places[k][0] for k, source in enumerate(shown)]
         asked = [(k, a - turned[k], e) for k, four in enumerate(beside) for a, e in four]
-        cut += [_cut(image, p.matte, job) for image in _draw(model, shown, asked, p, job, (share, 1.0), len(places))]
+        cut += [_cut(image, matte, job) for image in _draw(model, shown, asked, p, job, (share, 1.0), len(places))]
         places = places + [place for four in beside for place in four]
     if not any(_solid(view) for view in cut):
         raise RunFailed("the novel-view network drew nothing but background", "try another picture or --seed")
@@ -177,7 +179,8 @@ def _cut(image: np.ndarray, matte: str, job: Job) -> np.ndarray:
     """One made view over white -> straight RGBA; empty where nothing but white was drawn."""
     if matte == "model":
         return mattes.freed_colour(image, mattes.model_alpha(job.model("matting"), image, job.device))
-    return mattes.soft_edge(image, mattes.plain_mask(image, WHITE), WHITE)
+    cut = mattes.mean_edge if matte == "mean" else mattes.soft_edge
+    return cut(image, mattes.plain_mask(image, WHITE), WHITE)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
