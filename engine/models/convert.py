@@ -30,13 +30,13 @@ def plan(names: Iterable[str], part: str = "", averaged: bool = False) -> Plan:
     names : as the file has them; part : what the file holds, where its folder says so ("unet", "vae", ...)
     averaged : take the running average of the U-Net's weights where the file has both
     """
-    whole = _without_wrapper(list(names))
+    whole = unwrapped(list(names))
     if any(name.startswith(PREFIXES) for name in whole):
         return _several_parts(whole, averaged)
     return _one_part(whole, part)
 
 
-def _without_wrapper(names: list[str]) -> dict[str, str]:
+def unwrapped(names: list[str]) -> dict[str, str]:
     """Name without what data-parallel training or torch.compile put before all of them -> name in the file."""
     before = ""
     for wrapper in ("module.", "_orig_mod.", "state_dict."):
@@ -160,23 +160,17 @@ def _conditioner(made: Plan, name: str, source: str, sees: bool) -> None:
 # -- files of one part -------------------------------------------------------------------------------------------------
 
 SIGNS: tuple[tuple[str, str], ...] = (
-    ("controlnet_cond_embedding.conv_in.weight", "controlnet"),
-    ("transformer_blocks.0.attn.add_q_proj.weight", "transformer"),
-    ("adaln_single.linear.weight", "transformer"),
-    ("transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight", "transformer"),
-    ("encoder.down_blocks.0.resnets.0.conv1.weight", "vae"),
-    ("decoder.up_blocks.0.resnets.0.conv1.weight", "vae"),
-    ("encoder.block.0.layer.0.SelfAttention.q.weight", "text_encoder"),
-    ("vision_model.embeddings.class_embedding", "image_encoder"),
-    ("embeddings.class_embedding", "image_encoder"),
-    ("text_model.embeddings.token_embedding.weight", "text_encoder"),
-    ("embeddings.token_embedding.weight", "text_encoder"),
-    ("blocks.0.weight", "pose_guider"),
-    ("projection.weight", "cc_projection"),
-    ("proj.weight", "cc_projection"),
-    ("conv_in.weight", "unet"),
+    (r"controlnet_(cond_embedding|down_blocks|mid_block)\.", "controlnet"),
+    (r"transformer_blocks\.\d+\.|adaln_single\.", "transformer"),
+    (r"encoder\.(down_blocks|mid_block)\.|decoder\.(up_blocks|mid_block)\.", "vae"),
+    (r"encoder\.block\.\d+\.layer\.", "text_encoder"),
+    (r"(vision_model\.)?embeddings\.(class|patch)_embedding|vision_model\.", "image_encoder"),
+    (r"text_model\.|embeddings\.token_embedding\.|encoder\.layers\.\d+\.self_attn\.", "text_encoder"),
+    (r"(down_blocks|up_blocks|mid_block)\.", "unet"),
+    (r"blocks\.\d\.(weight|bias)", "pose_guider"),
+    (r"(projection|proj)\.weight", "cc_projection"),
 )
-"""A name that tells what a file of one part holds, in the order in which to look."""
+"""How names of a file of one part begin, in the order in which to look; any will do, so that one may be missing."""
 
 
 def part_in(names: Iterable[str]) -> str:
@@ -184,7 +178,7 @@ def part_in(names: Iterable[str]) -> str:
     held = set(names)
     if all(".motion_modules." in name for name in held):
         return "motion_adapter" if held else ""
-    return next((part for sign, part in SIGNS if sign in held), "")
+    return next((part for sign, part in SIGNS if any(re.match(sign, name) for name in held)), "")
 
 
 def _one_part(whole: Mapping[str, str], part: str) -> Plan:

@@ -127,7 +127,7 @@ def _plan(header: Header, part: str) -> tuple[Plan, dict[str, Shape], dict[str, 
 
 
 def _layout_of(names: Iterable[str]) -> str:
-    held = list(names)
+    held = list(convert.unwrapped(list(names)))
     if any(n.startswith(convert.PREFIXES) for n in held):
         return "ldm"
     if any(n.startswith(("input_blocks.", "encoder.down.", "joint_blocks.")) for n in held):
