@@ -13,8 +13,11 @@ _surprises: list[str] = []
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test touches the user's store."""
-    monkeypatch.setenv("MAQUETTE_STORE", str(tmp_path_factory.mktemp("store") / "store"))
+    """No test touches the user's store, models or Hugging Face cache."""
+    folder = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("MAQUETTE_STORE", str(folder / "store"))
+    monkeypatch.setenv("MAQUETTE_MODELS", str(folder / "models"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "hub"))
 
 
 def _is_allowed(reason: str) -> bool:

@@ -90,7 +90,10 @@ def test_unknown_labels_parameters_and_values(capsys: pytest.CaptureFixture[str]
 
 
 def test_an_unknown_model_set_and_until(capsys: pytest.CaptureFixture[str]) -> None:
-    refused(capsys, 2, "no model set 'sd15'. Known: builtin", "make", "mug", "--models", "sd15", "--out", "out")
+    refused(capsys, 2, "no model set 'sd51'. Did you mean 'sd15'? Known: builtin", "make", "mug", "--models", "sd51",
+            "--out", "out")
+    refused(capsys, 2, "stable-diffusion-v1-5 are not here. Run: maquette models pull sd15", "make", "mug",
+            "--models", "sd15", "--out", "out")
     refused(capsys, 2, "unknown label 'meshes' in --until", "make", "mug", "--until", "meshes", "--out", "out")
 
 

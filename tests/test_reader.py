@@ -198,7 +198,10 @@ def test_which_file_of_a_folder_is_meant(tmp_path: Path) -> None:
     put("model.non_ema.safetensors")
     assert weights_in(tmp_path) == full and weights_in(tmp_path, "fp16") == half
     put("sd_xl_base_1.0.safetensors")
-    with pytest.raises(BadInput, match=r"several files of weights: model\.safetensors, sd_xl_base_1\.0\.safetensors"):
+    assert weights_in(tmp_path) == full  # what the libraries write comes before an extra beside it
+    full.unlink()
+    put("other.safetensors")
+    with pytest.raises(BadInput, match=r"several files of weights: other\.safetensors, sd_xl_base_1\.0\.safetensors"):
         weights_in(tmp_path)
 
 

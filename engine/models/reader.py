@@ -10,7 +10,6 @@ Format of safetensors: https://github.com/huggingface/safetensors (README, "Form
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
-from engine.models import torch_files
+from engine.models import torch_files, weight_names
 from engine.models.pickle_machine import SIZES, Damaged, Refused
+from engine.models.weight_names import SUFFIXES as SUFFIXES
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors library's own limit."""
 AGAIN = "Download it again (maquette models pull), or get it from its source"
-VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
-SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
 TYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
          "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
@@ -94,7 +92,7 @@ def read_header(path: Path) -> Header:
         return read_header(weights_in(path))
     if path.name.endswith(".index.json"):
         return _sharded(path)
-    if _format(path) == "safetensors":
+    if file_format(path) == "safetensors":
         return _safetensors(path)
     return _guarded(path, lambda: _pickle(path)[0])
 
@@ -128,34 +126,18 @@ def read_tensors(path: Path, keys: Iterable[str] | None = None, *, allow_pickle:
 def weights_in(folder: Path, variant: str = "") -> Path:
     """The one index or file of weights that lies in a folder; of several precisions ``variant`` ("fp16"), else full.
 
-    BadInput where there is none, or more than one can be meant.
+    BadInput where there is none, or where more than one can be meant.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "Check the path")
-    found = sorted(p for p in folder.iterdir() if p.is_file())
-    for choice in dict.fromkeys((variant, "", "fp16")):
-        for kind in (".safetensors", ".bin"):
-            several = [p for p in found if _is_whole(p.name, kind, choice)]
-            if len(several) == 1:
-                return several[0]
-            if several:
-                raise BadInput(f"{folder} holds several files of weights: {', '.join(p.name for p in several[:5])}",
-                               "Give the path of one of them")
-    files = [p for p in found if p.suffix in SUFFIXES]
-    if len(files) == 1:
-        return files[0]
-    raise BadInput(f"{folder} holds no file of weights" if not files else
-                   f"{folder} holds several files of weights: {', '.join(p.name for p in files[:5])}",
-                   "Give the path of one file")
-
-
-def _is_whole(name: str, kind: str, variant: str) -> bool:
-    """Whether a file name is that of a whole model (one file, or the index of its shards) in a precision."""
-    told = [part for part in name.split(".") if part in VARIANTS]
-    if told != ([variant] if variant else []):
-        return False
-    indexed = name.endswith(".json") and f"{kind}.index." in name
-    return indexed or (name.endswith(kind) and not re.search(r"-\d+-of-\d+", name))
+    names = [p.name for p in folder.iterdir() if p.is_file()]
+    choices = weight_names.pick(names, variant) or [[n] for n in sorted(names) if n.endswith(SUFFIXES)]
+    if not choices:
+        raise BadInput(f"{folder} holds no file of weights", "Give the path of one file")
+    if len(choices) > 1:
+        raise BadInput(f"{folder} holds several files of weights: {', '.join(choice[0] for choice in choices[:5])}",
+                       "Give the path of one of them")
+    return folder / choices[0][0]
 
 
 def component_headers(folder: Path, variant: str = "") -> dict[str, Header]:
@@ -164,7 +146,7 @@ def component_headers(folder: Path, variant: str = "") -> dict[str, Header]:
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "Check the path")
     parts = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
-             and any(f.suffix in SUFFIXES or f.name.endswith(".index.json") for f in p.iterdir() if f.is_file())}
+             and any(weight_names.is_weights(f.name) for f in p.iterdir() if f.is_file())}
     if not parts or not (folder / "model_index.json").exists():
         try:
             return {"": read_header(weights_in(folder, variant))}
@@ -174,8 +156,8 @@ def component_headers(folder: Path, variant: str = "") -> dict[str, Header]:
     return {name: read_header(weights_in(part, variant)) for name, part in parts.items()}
 
 
-def _format(path: Path) -> str:
-    """ "safetensors" or "pickle", by the first bytes."""
+def file_format(path: Path) -> str:
+    """ "safetensors" or "pickle", by the first bytes. BadInput for anything else."""
     try:
         with path.open("rb") as file:
             first = file.read(64)
@@ -312,7 +294,7 @@ def _sharded(path: Path) -> Header:
 
 def _read_one(path: Path, wanted: list[str], some: bool) -> dict[str, torch.Tensor]:
     """The wanted tensors of one file. some : those of them that it holds (a shard)"""
-    if _format(path) == "pickle":
+    if file_format(path) == "pickle":
         def read() -> dict[str, torch.Tensor]:
             _, file, specs = _pickle(path)
             return torch_files.read(file, specs, [key for key in wanted if not some or key in specs])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from engine.errors import BadInput
-from engine.models import cards, known
+from engine.models import cards, catalogue, known, licences, local
+from engine.models.weight_names import SUFFIXES
+from engine.runs.words import unknown
 
+CORE = ("text_to_image", "image_text", "novel_view", "matting", "view_judge")
+"""Roles that making a mesh of words or of a picture asks for; ``maquette models pull SET`` gets these."""
 BUILTIN_FOLDER = Path(__file__).parent.parent / "weights" / "builtin"
 
 
@@ -20,8 +23,8 @@ BUILTIN_FOLDER = Path(__file__).parent.parent / "weights" / "builtin"
 class ModelInfo:
     """What a report says of a model.
 
-    sha256 : digest over all parts that the role loads (``parts``: name -> digest)
-    commercial : "yes", "no" or the conditions
+    sha256 : digest over all that the role loads (``parts``: name -> digest)
+    commercial : "yes", "no", "unknown" or the conditions (``engine.models.licences.Terms.told``)
     """
 
     role: str
@@ -33,42 +36,70 @@ class ModelInfo:
     parts: dict[str, str] = field(default_factory=dict)
 
 
-@cache
-def catalogue() -> dict[str, Any]:
-    """The parsed catalogue.toml."""
-    return tomllib.loads((Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8"))
-
-
 def set_names() -> list[str]:
-    return sorted(catalogue()["sets"])
+    return sorted(catalogue.sets())
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """One choice of model a role; ``folder`` holds a folder for each part."""
+    """One choice of model a role.
+
+    folder : holds a folder for each part of the built-in models, also of those that serve in a set of public ones
+    chosen : (role, id), in the place of the set's own choice
+    commercial_only : refuse models that may not be used commercially, whoever uses them
+    allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
+    """
 
     name: str
     folder: Path
+    chosen: tuple[tuple[str, str], ...] = ()
+    commercial_only: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """role -> id of its model."""
+        return {**catalogue.sets()[self.name], **dict(self.chosen)}
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(k for k in catalogue()["sets"][self.name] if k != "title")
+        return tuple(self.choices)
 
-    def _model(self, role: str) -> tuple[str, dict[str, Any]]:
-        if role not in self.roles:
+    def entry(self, role: str) -> catalogue.Model:
+        """The role's model in the catalogue.
+
+        BadInput: the set has none; no role loads it yet; an adapter (ControlNet, image prompt, motion) of another
+        family than the text-to-image model.
+        """
+        if role not in self.choices:
             raise BadInput(f"the model set {self.name!r} has no model for the role {role!r}",
                            f"it has {', '.join(self.roles)}")
-        name = catalogue()["sets"][self.name][role]
-        return name, catalogue()["models"][name]
+        found = catalogue.model(self.choices[role])
+        if not found.loads:
+            raise BadInput(f"{found.id} cannot be loaded for {role} by this version",
+                           "See which models can: maquette models list --role " + role)
+        if catalogue.fits_together(role) and "text_to_image" in self.choices:
+            drawn = catalogue.model(self.choices["text_to_image"])
+            if found.family != drawn.family:
+                raise BadInput(f"{found.id} ({role}) is of the family {found.family or 'built-in'}, and {drawn.id}, "
+                               f"which it must fit, of {drawn.family or 'built-in'}",
+                               f"Choose one that fits: maquette models list --role {role}")
+        return found
+
+    def located(self, role: str) -> local.Located:
+        """Where the files of a public model, and of all that it needs, lie. BadInput: missing weights, with the command
+        that gets them; a pickle that was not allowed."""
+        model = self.entry(role)
+        wanted = model.id if role in dict(self.chosen) else self.name + ("" if role in CORE else f" --role {role}")
+        return local.require(model, allow_pickle=self.allow_pickle, command=f"maquette models pull {wanted}")
 
     def cards(self, role: str) -> dict[str, cards.Card]:
-        """The checked cards of every part of a role, its own part first.
+        """The checked cards of every part of a built-in role, its own part first.
 
         Raises BadInput when a file is missing, is not the one its card names, or was trained on other parts than the
         ones that lie here: such models would load and draw noise.
         """
-        _, model = self._model(role)
-        found = {part: cards.verify(self.folder / part) for part in model["parts"]}
+        found = {part: cards.verify(self.folder / part) for part in self.entry(role).parts}
         for part, card in found.items():
             for other, digest in card.trained_on.items():
                 if other in found and found[other].sha256 != digest:
@@ -77,7 +108,17 @@ class ModelSet:
         return found
 
     def digest(self, role: str) -> str:
-        """SHA-256 over all parts that the role loads, weights and settings; it enters keys."""
+        """SHA-256 over all that the role loads, weights and settings; it enters keys, so it is asked before all else.
+
+        Raises BadInput for weights that are not here, are not the ones they should be, or whose licence was ruled out.
+        """
+        if self.commercial_only:
+            licences.require_commercial(self, role)
+        lines = self._lines(role) if self.entry(role).builtin else [
+            f"{name} {digest}\n" for name, digest in _digests(self.located(role)).items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _lines(self, role: str) -> list[str]:
         lines = []
         for part, card in self.cards(role).items():
             lines.append(f"{part} {card.sha256}\n")
@@ -85,26 +126,52 @@ class ModelSet:
             if part == "clip" and (self.folder / known.FILE).exists():
                 settings.append(self.folder / known.FILE)
             lines += [f"{f.relative_to(self.folder).as_posix()} {cards.sha256_of(f)}\n" for f in settings]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return lines
 
     def info(self, role: str) -> ModelInfo:
-        name, model = self._model(role)
+        model = self.entry(role)
+        terms = licences.terms(model)
+        if not model.builtin:
+            parts = _digests(self.located(role))
+            weights = {name: digest for name, digest in parts.items() if name.endswith(SUFFIXES)}
+            return ModelInfo(role, model.id, local.revision_of(model), self.digest(role), terms.licence, terms.told,
+                             weights)
         found = self.cards(role)
         own = next(iter(found.values()))
-        return ModelInfo(role, name, own.revision, self.digest(role), own.licence or model["licence"],
-                         own.commercial or model["commercial"], {part: c.sha256 for part, c in found.items()})
+        return ModelInfo(role, model.id, own.revision, self.digest(role), own.licence or terms.licence,
+                         own.commercial or terms.told, {part: c.sha256 for part, c in found.items()})
 
     def load(self, role: str, device: str = "cpu") -> Any:
         """The loaded model of a role (a dataclass of ``engine.models.loading``), from the pool when it is there."""
-        self._model(role)
+        self.entry(role)
         from engine.models.pool import POOL
         return POOL.get(self, role, device)
 
 
-def model_set(name: str) -> ModelSet:
-    """Find a model set by name. Raises BadInput that names the nearest one."""
-    if name not in catalogue()["sets"]:
+def _digests(here: local.Located) -> dict[str, str]:
+    """ "id: name" -> SHA-256 of every file of a model and of all that it needs."""
+    found = {f"{here.model.id}: {name}": local.digest_of(path) for name, path in sorted(here.files.items())}
+    for other in here.needs:
+        found |= _digests(other)
+    return found
+
+
+def model_set(name: str, roles: Mapping[str, str] | None = None, *, commercial_only: bool = False,
+              allow_pickle: bool = False) -> ModelSet:
+    """Find a model set by name. Raises BadInput that names the nearest one.
+
+    roles : {role: id} in the place of the set's own choices; each must be for that role
+    """
+    if name not in catalogue.sets():
         near = difflib.get_close_matches(name, set_names(), n=1, cutoff=0.5)
         raise BadInput(f"there is no model set {name!r}",
                        (f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(set_names())}")
-    return ModelSet(name, BUILTIN_FOLDER)
+    chosen = ModelSet(name, BUILTIN_FOLDER, tuple((roles or {}).items()), commercial_only, allow_pickle)
+    for role, id in (roles or {}).items():
+        if role not in catalogue.ROLES:
+            raise unknown("role", role, catalogue.ROLES)
+        model = catalogue.model(id)
+        if model.role != role:
+            raise BadInput(f"{id} is for the role {model.role}, not {role}",
+                           f"See what is: maquette models list --role {role}")
+    return chosen
