@@ -6,11 +6,12 @@ trained on:
 | kind | map |
 |---|---|
 | edges | Canny's edges, white on black (Canny 1986) |
-| scribble | the same, as a thick and wandering line: what a hand draws |
+| scribble | thick rough lines where the edges are: what a hand draws |
 | depth | inverse depth, near is white (Ranftl et al. 2020) |
 | normals | red to the right, green up, blue toward the camera: 0.5 + 0.5 n |
 | pose | OpenPose's skeleton of 18 keypoints in its own colours (Cao et al. 2019) |
-| parts | one flat colour a part |
+| parts | one flat colour a part of the toybox's things |
+| segments | ADE20K's kinds of things, one flat colour each |
 | face | five points of a face joined at the nose (Wang et al. 2024, InstantID) |
 """
 
@@ -25,28 +26,52 @@ import torch
 from torch import Tensor
 
 from engine.diffusion.skeleton_drawing import draw_skeleton
+from engine.errors import BadInput
+from engine.runs.words import nearest
 
-Kind = Literal["edges", "scribble", "depth", "normals", "pose", "parts", "face"]
+Kind = Literal["edges", "scribble", "depth", "normals", "pose", "parts", "segments"]
 KINDS: tuple[str, ...] = get_args(Kind)
-ALIASES = {"canny": "edges", "edge": "edges", "openpose": "pose", "seg": "parts", "segmentation": "parts",
-           "part": "parts", "normal": "normals", "normalbae": "normals", "hed": "scribble"}
-"""Names of public ControlNets -> the kind of map that they take."""
+ALIASES = {"canny": "edges", "edge": "edges", "openpose": "pose", "seg": "segments", "segmentation": "segments",
+           "part": "parts", "normal": "normals", "normalbae": "normals"}
+"""What public ControlNets are called -> the kind of map that they take."""
 FROM_PICTURE = ("edges", "scribble")
 """Kinds that are computed from any picture, without a model."""
+FLAT = ("parts", "segments")
+"""Kinds whose colours are names: never mixed when a map is scaled."""
 
 LOW, HIGH = 0.2, 0.4
 """Canny's thresholds. In the picture's own gradient (Sobel, sum of weights 4): a step of 0.1 from dark to light is
 0.26 after the blur."""
 
 
+def kind_named(name: str) -> str:
+    """The kind that a word means. BadInput with the nearest one where there is none."""
+    found = ALIASES.get(name, name)
+    if found not in KINDS:
+        raise BadInput(f"there is no control {name!r}", nearest(name, (*KINDS, *ALIASES)))
+    return found
+
+
+def of_picture(kind: str, image: np.ndarray) -> np.ndarray:
+    """Edges or a scribble of a picture (h, w, 3) in [0, 1], over white -> (h, w, 3)."""
+    shown = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))[None]
+    return (edges(shown) if kind == "edges" else scribble(shown))[0].permute(1, 2, 0).numpy()
+
+
 def edges(pictures: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
     """Canny's edges of (b, 3, h, w) in [0, 1], sRGB -> (b, 3, h, w), 0 or 1.
 
-    Blur of sigma 1, Sobel's gradient, thinning to its ridges, hysteresis between ``low`` and ``high`` (kornia).
+    Blur of sigma 1, Sobel's gradient, thinning to its ridges (kornia), then hysteresis between ``low`` and ``high``:
+    strong pixels grow into weak ones that touch them, until nothing changes. (Kornia's own loop is far slower.)
     """
     from kornia.filters import canny
-    found = [canny(picture[None].float(), low, high, (5, 5), (1.0, 1.0))[1] for picture in pictures]
-    return torch.cat(found).expand(-1, 3, -1, -1).clone()
+    marked = canny(pictures.float(), low, high, (5, 5), (1.0, 1.0), hysteresis=False)[1]
+    strong, weak = (marked == 1).float(), (marked > 0).float()
+    while True:
+        grown = torch.nn.functional.max_pool2d(strong, 3, 1, 1) * weak
+        if torch.equal(grown, strong):
+            return strong.expand(-1, 3, -1, -1).clone()
+        strong = grown
 
 
 def scribble(pictures: Tensor, low: float = LOW, high: float = HIGH, blur: float = 3.0) -> Tensor:
@@ -60,7 +85,7 @@ def scribble(pictures: Tensor, low: float = LOW, high: float = HIGH, blur: float
     side = min(pictures.shape[-2:])
     sigma, width = blur * side / 512, max(3, 2 * round(side / 256) + 1)
     if sigma > 0.3:
-        size = 2 * int(np.ceil(3 * sigma)) + 1
+        size = min(2 * int(np.ceil(3 * sigma)) + 1, 2 * (side // 2) - 1)
         pictures = gaussian_blur2d(pictures.float(), (size, size), (sigma, sigma), border_type="replicate")
     lines = edges(pictures, low / 2, high / 2)
     return dilation(lines, torch.ones(width, width, device=lines.device)).clamp(0, 1)
