@@ -135,7 +135,10 @@ class Part:
         tensors = self.state_dict(allow_pickle=allow_pickle)
         for name, tensor in tensors.items():
             kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            tensors[name] = tensor.to(device=device, dtype=kind)
+            tensor = tensor.to(device=device, dtype=kind)
+            # A transposed view multiplies in another order than the same numbers in theirs: results would depend on
+            # the file's layout. One number shown many times stays so: it holds no memory.
+            tensors[name] = tensor if 0 in tensor.stride() else tensor.contiguous()
         model = self.blueprint.build()
         model.load_state_dict(tensors, strict=True, assign=True)
         _compute_buffers(model, device)
