@@ -100,6 +100,48 @@ class Candidates:
 
 
 @dataclass
+class ControlMaps:
+    """What ControlNets are shown, all of one size.
+
+    kinds : "edges", "depth", ... (``engine.diffusion.control_maps``), each once
+    images : (n, h, w, 3) float32, kept to 8 bits on disk; meta : how each was made
+    """
+
+    kinds: list[str]
+    images: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        for kind, image in zip(self.kinds, self.images, strict=True):
+            save_png(folder / f"{kind}.png", image)
+        write_json(folder / "maps.json", {"kinds": self.kinds, "meta": self.meta})
+
+    @classmethod
+    def load(cls, folder: Path) -> ControlMaps:
+        data = read_json(folder / "maps.json")
+        return cls(data["kinds"], np.stack([load_png(folder / f"{kind}.png") for kind in data["kinds"]]), data["meta"])
+
+
+@dataclass
+class Face:
+    """Who a face is: an identity vector, (512,) float32, and five points (5, 2) in shares of a picture's width and
+    height (eyes, nose, corners of the mouth), None where they are not known."""
+
+    identity: np.ndarray
+    points: np.ndarray | None = None
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "face.json", {"identity": np.asarray(self.identity, dtype=float).tolist(),
+                                          "points": None if self.points is None else self.points.tolist()})
+
+    @classmethod
+    def load(cls, folder: Path) -> Face:
+        data = read_json(folder / "face.json")
+        return cls(np.asarray(data["identity"], dtype=np.float32),
+                   None if data["points"] is None else np.asarray(data["points"], dtype=np.float32))
+
+
+@dataclass
 class Views:
     """Pictures of one object from known cameras.
 

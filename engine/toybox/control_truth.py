@@ -15,6 +15,7 @@ from engine.toybox.render import Rendering, render
 from engine.toybox.scene import Scene
 from engine.toybox.skeleton import project
 
+SPLITS = ("train", "held_out", "held_out_kinds", "characters", "characters_held_out")
 KINDS = ("edges", "scribble", "depth", "normals", "pose", "parts")
 
 
