@@ -1,6 +1,7 @@
 """``python -m engine.training PART [options]``: make a built-in model from the toybox's shards, one command each.
 
-Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; matting, judge and
+Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; control_maps, then
+control_edges, control_depth, control_pose, control_parts and image_prompt stand on text_to_image; matting, judge and
 view_judge stand alone.
 """
 
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge", "view_judge")
+PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge", "view_judge",
+         "control_maps", "control_edges", "control_depth", "control_pose", "control_parts", "image_prompt")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
     "clip": {"minutes": 15, "lr": 1e-3, "batch": 128, "ema": 0.995},
@@ -23,6 +25,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "matting": {"minutes": 10, "lr": 2e-3, "batch": 16, "ema": 0.995},
     "judge": {"minutes": 10, "lr": 3e-3, "batch": 32, "ema": 0.99},
     "view_judge": {"minutes": 8, "lr": 3e-3, "batch": 64, "ema": 0.995},
+    "control_edges": {"minutes": 12, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "control_depth": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "control_pose": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "control_parts": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "image_prompt": {"minutes": 8, "lr": 2e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
 }
 
 
@@ -31,11 +38,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("part", choices=PARTS)
     p.add_argument("--data", type=Path, default=ROOT / "scratch" / "toybox", help="folder of the splits")
     p.add_argument("--work", type=Path, default=ROOT / "scratch" / "training", help="state, log, curve, caches")
+    p.add_argument("--controls", type=Path, default=ROOT / "scratch" / "controls", help="control maps and figures")
+    p.add_argument("--map-shards", type=int, default=14, help="of control_maps: how many of the train split's shards")
     p.add_argument("--minutes", type=float, help="wall-clock budget; <work>/<part>/minutes overrides it live")
     p.add_argument("--steps", type=int, help="budget in steps instead (a repeatable run)")
     p.add_argument("--batch", type=int)
     p.add_argument("--lr", type=float)
     p.add_argument("--ema", type=float)
+    p.add_argument("--warmup", type=int, help="steps until the rate is full")
     p.add_argument("--optimiser", choices=("adamw", "muon"))
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=0)
@@ -53,8 +63,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decoder_only: bool = False) -> Any:
+def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decoder_only: bool = False,
+            controls: Path = ROOT / "scratch" / "controls") -> Any:
     """The trainer of a part."""
+    if part.startswith("control_"):
+        from engine.training.control import Control
+        return Control(part.removeprefix("control_"), train, held_out, batch, work, controls)
+    if part == "image_prompt":
+        from engine.training.image_prompt import ImagePrompt
+        return ImagePrompt(train, held_out, batch, work)
     if part == "vae":
         from engine.training.vae import Vae
         return Vae(train, held_out, batch, decoder_only=decoder_only)
@@ -94,6 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     if len(train) == 0:
         print(f"no shards under {a.data / 'train'}; make them with engine.toybox first", file=sys.stderr)
         return 2
+    if a.part == "control_maps":
+        from engine.training.control_data import write_all
+        write_all(train, held_out, a.controls, a.work, a.map_shards, a.device, lambda line: print(line, flush=True))
+        return 0
     if a.part == "latents":
         groups = tuple(a.groups.split(","))
         from engine.training.latents import update
@@ -109,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     from engine.training.loop import Settings, load_average
     from engine.training.loop import train as fit
     defaults = DEFAULTS[a.part]
-    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work, a.decoder_only)
+    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work, a.decoder_only, a.controls)
     folder = a.work / (f"{a.part}_decoder" if a.decoder_only else a.part)
     if a.export_only or a.evaluate_only:
         state = load_average(task, folder)
@@ -129,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = a.minutes if a.minutes is not None else (None if a.steps else defaults["minutes"])
     state = fit(task, Settings(
         folder, minutes, a.steps, a.lr or defaults["lr"], ema=a.ema or defaults["ema"],
+        warmup=a.warmup or defaults.get("warmup", 100),
         optimiser=a.optimiser or defaults.get("optimiser", "adamw"), seed=a.seed, device=a.device,
         threads=a.threads, checkpoint_s=a.checkpoint_s, evaluate_s=a.evaluate_s))
     if not state.finished:
