@@ -96,10 +96,16 @@ class Asset:
 
 
 def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
-               listeners: Iterable[Listener] = ()) -> AssetPlan:
-    """The whole plan of a recipe, checked: BadInput for anything that can be known before running."""
+               listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
+               ) -> AssetPlan:
+    """The whole plan of a recipe, checked: BadInput for anything that can be known before running.
+
+    commercial_only : refuse models that may not be used commercially by everybody
+    allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
+    """
     from engine.models.sets import model_set
-    run = Run(Store(Store.place(store)), model_set(recipe.models), seed=recipe.seed, quality=recipe.quality,
+    models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
+    run = Run(Store(Store.place(store)), models, seed=recipe.seed, quality=recipe.quality,
               overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
     mesh = _mesh(run, recipe)
     # A user's own mesh goes back to where it stood, unless it is asked to be of another height.
@@ -157,6 +163,7 @@ def make(prompt: str = "", *, image: str | Path | None = None, pipeline: str | N
          models: str = "builtin", quality: str = "standard", height_m: float | None = None,
          elevation_deg: float | None = None, pick: int | None = None, until: str | None = None,
          stages: Mapping[str, Mapping[str, Any]] | None = None, gates: Mapping[str, Mapping[str, Any]] | None = None,
+         roles: Mapping[str, str] | None = None, commercial_only: bool = False, allow_pickle: bool = False,
          name: str = "", store: str | Path | None = None, device: str = "auto",
          listeners: Iterable[Listener] = ()) -> Asset:
     """Make a textured mesh from a prompt, or from a picture of one object.
@@ -170,6 +177,9 @@ def make(prompt: str = "", *, image: str | Path | None = None, pipeline: str | N
     pick : the candidate that goes on, counted from 0; None: the best
     until : label of the stage to stop after
     stages, gates : {label: {parameter: value}}, as a recipe's [stages.*] and [gates.*]
+    roles : {role: model} in the place of the set's own choices (``maquette models list``)
+    commercial_only : refuse models that may not be used commercially by everybody
+    allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
     store : folder of kept results; None: MAQUETTE_STORE, else the user's cache
     listeners : called with every ``engine.runs.events.Event``
 
@@ -178,9 +188,10 @@ def make(prompt: str = "", *, image: str | Path | None = None, pipeline: str | N
     recipe = make_recipe(pipeline=pipeline or default_pipeline(image is not None), prompt=prompt,
                          image=str(image) if image is not None else "", negative=negative, seed=seed, models=models,
                          quality=quality, height_m=height_m, elevation_deg=elevation_deg, pick=pick, name=name,
-                         stages={k: dict(v) for k, v in (stages or {}).items()},
+                         roles=dict(roles or {}), stages={k: dict(v) for k, v in (stages or {}).items()},
                          gates={k: dict(v) for k, v in (gates or {}).items()})
-    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners).execute()
+    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners,
+                      commercial_only=commercial_only, allow_pickle=allow_pickle).execute()
 
 
 def fit(folder: str | Path, *, up: str | None = None, bounds: str | None = None, keep_coordinates: bool = False,
@@ -201,32 +212,38 @@ def fit(folder: str | Path, *, up: str | None = None, bounds: str | None = None,
 def retexture(mesh: str | Path, prompt: str, *, negative: str = "", unwrap: bool = False, up: str | None = None,
               seed: int = 0, models: str = "builtin", quality: str = "standard", height_m: float | None = None,
               stages: Mapping[str, Mapping[str, Any]] | None = None, store: str | Path | None = None,
-              device: str = "auto", until: str | None = None, listeners: Iterable[Listener] = ()) -> Asset:
+              device: str = "auto", until: str | None = None, listeners: Iterable[Listener] = (),
+              roles: Mapping[str, str] | None = None, commercial_only: bool = False, allow_pickle: bool = False
+              ) -> Asset:
     """Paint a user's mesh as the prompt says; its surface stays as it is, vertex for vertex.
 
     mesh : GLB, OBJ, PLY or STL; unwrap : make new UVs; without, the file's own are kept, and a file without any is
     refused; up : "y" or "z", the axis that points up in the file
     """
     recipe = make_recipe(pipeline="retexture", mesh=str(mesh), prompt=prompt, negative=negative, unwrap=unwrap, up=up,
-                         seed=seed, models=models, quality=quality, height_m=height_m,
+                         seed=seed, models=models, roles=dict(roles or {}), quality=quality, height_m=height_m,
                          stages={k: dict(v) for k, v in (stages or {}).items()})
-    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners).execute()
+    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners,
+                      commercial_only=commercial_only, allow_pickle=allow_pickle).execute()
 
 
 def refine(source: str | Path, prompt: str = "", *, image: str | Path | None = None, negative: str = "",
            elevation_deg: float | None = None, up: str | None = None, seed: int = 0, models: str = "builtin",
            quality: str = "standard", height_m: float | None = None,
            stages: Mapping[str, Mapping[str, Any]] | None = None, store: str | Path | None = None,
-           device: str = "auto", until: str | None = None, listeners: Iterable[Listener] = ()) -> Asset:
+           device: str = "auto", until: str | None = None, listeners: Iterable[Listener] = (),
+           roles: Mapping[str, str] | None = None, commercial_only: bool = False, allow_pickle: bool = False
+           ) -> Asset:
     """Go on with a mesh, or with an asset's folder, under guidance: geometry and texture change.
 
     source : a mesh file, or a folder that ``make`` wrote (its words and picture are taken from its recipe)
     prompt, image : what guides; one of them at least, where the folder brings none
     """
     recipe = refine_recipe(source, prompt, image=image, negative=negative, elevation_deg=elevation_deg, up=up,
-                           seed=seed, models=models, quality=quality, height_m=height_m,
+                           seed=seed, models=models, roles=dict(roles or {}), quality=quality, height_m=height_m,
                            stages={k: dict(v) for k, v in (stages or {}).items()})
-    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners).execute()
+    return plan_asset(recipe, store=store, device=device, until=until, listeners=listeners,
+                      commercial_only=commercial_only, allow_pickle=allow_pickle).execute()
 
 
 def refine_recipe(source: str | Path, prompt: str = "", *, image: str | Path | None = None, **values: Any) -> Recipe:

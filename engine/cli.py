@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.models_cli import models as models_app
+
 if TYPE_CHECKING:
     from engine.api import Asset
     from engine.recipes.recipe import Recipe
@@ -22,6 +24,7 @@ toybox = typer.Typer(no_args_is_help=True, help="The procedural world that the b
 app.add_typer(toybox, name="toybox")
 train = typer.Typer(no_args_is_help=True, help="Teach the models something of your own.")
 app.add_typer(train, name="train")
+app.add_typer(models_app, name="models")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the finished files.", show_default=False)]
 Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
@@ -31,6 +34,12 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="LABEL.PARA
 StorePlace = Annotated[str | None, typer.Option("--store", help="Where results are kept between runs.",
                                                    envvar="MAQUETTE_STORE", show_default=False)]
 Models = Annotated[str, typer.Option(help="The model set.")]
+Chosen = Annotated[list[str] | None, typer.Option("--model", metavar="ROLE=ID",
+                                                  help="Another model for a role than the set's; may be given often.")]
+CommercialOnly = Annotated[bool, typer.Option("--commercial-only", help="Refuse models that may not be used "
+                                              "commercially by everybody.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read weights kept as pickles: tensors only, nothing "
+                                           "in them is run.")]
 Height = Annotated[float | None, typer.Option(help="Height in metres.", metavar="M")]
 Kept = Annotated[float | None, typer.Option("--height", help="Height in metres; without: as it is.", metavar="M")]
 Elevation = Annotated[float | None, typer.Option(help="Where the picture was taken from, degrees.", metavar="DEG")]
@@ -71,15 +80,17 @@ def make(out: Out,
                                                      metavar="N")] = None,
          lora: Annotated[Path | None, typer.Option(help="A LoRA that draws the picture: the file that train lora "
                                                         "wrote.")] = None,
-         settings: Settings = None, store: StorePlace = None, device: Device = "auto") -> None:
+         settings: Settings = None, model: Chosen = None, commercial_only: CommercialOnly = False,
+         allow_pickle: AllowPickle = False, store: StorePlace = None, device: Device = "auto") -> None:
     """Make a textured mesh from a prompt or a picture."""
-    from engine.recipes.recipe import default_pipeline, make_recipe, merge_settings
+    from engine.recipes.recipe import default_pipeline, make_recipe, merge_settings, parse_roles
     recipe = make_recipe(pipeline=pipeline or default_pipeline(image is not None), prompt=prompt,
                          image=str(image) if image else "", negative=negative, seed=seed, models=models,
+                         roles=parse_roles(model or []),
                          quality=quality, height_m=height, elevation_deg=elevation, pick=pick,
                          stages=merge_settings({"text_to_image": {"lora": str(lora.resolve())}} if lora else {},
                                                settings or []))
-    _make(recipe, out, store, device, until)
+    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
 @app.command()
@@ -111,14 +122,15 @@ def retexture(mesh: Annotated[Path, typer.Argument(help="GLB, OBJ, PLY or STL.",
               height: Kept = None,
               seed: Seed = 0,
               models: Models = "builtin",
-              quality: Quality = "standard", until: Until = None, settings: Settings = None,
+              quality: Quality = "standard", until: Until = None, settings: Settings = None, model: Chosen = None,
+              commercial_only: CommercialOnly = False, allow_pickle: AllowPickle = False,
               store: StorePlace = None, device: Device = "auto") -> None:
     """Paint a mesh as the words say; its surface stays as it is."""
-    from engine.recipes.recipe import make_recipe, merge_settings
+    from engine.recipes.recipe import make_recipe, merge_settings, parse_roles
     recipe = make_recipe(pipeline="retexture", mesh=str(mesh), prompt=prompt, negative=negative, unwrap=unwrap, up=up,
-                         height_m=height, seed=seed, models=models, quality=quality,
+                         height_m=height, seed=seed, models=models, roles=parse_roles(model or []), quality=quality,
                          stages=merge_settings({}, settings or []))
-    _make(recipe, out, store, device, until)
+    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
 @app.command()
@@ -132,27 +144,28 @@ def refine(source: Annotated[Path, typer.Argument(help="A mesh, or a folder that
            height: Kept = None,
            seed: Seed = 0,
            models: Models = "builtin",
-           quality: Quality = "standard", until: Until = None, settings: Settings = None,
+           quality: Quality = "standard", until: Until = None, settings: Settings = None, model: Chosen = None,
+           commercial_only: CommercialOnly = False, allow_pickle: AllowPickle = False,
            store: StorePlace = None, device: Device = "auto") -> None:
     """Go on with a mesh or an asset: geometry and texture, under guidance by words or a picture."""
     from engine.api import refine_recipe
-    from engine.recipes.recipe import merge_settings
+    from engine.recipes.recipe import merge_settings, parse_roles
     recipe = refine_recipe(source, prompt, image=image, negative=negative, elevation_deg=elevation, up=up,
-                           height_m=height, seed=seed, models=models, quality=quality,
+                           height_m=height, seed=seed, models=models, roles=parse_roles(model or []), quality=quality,
                            stages=merge_settings({}, settings or []))
-    _make(recipe, out, store, device, until)
+    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
 @app.command()
 def run(recipe: Annotated[Path, typer.Argument(help="A recipe.toml; every asset's folder has one.",
                                                show_default=False)],
-        out: Out, until: Until = None, settings: Settings = None, store: StorePlace = None,
-        device: Device = "auto") -> None:
+        out: Out, until: Until = None, settings: Settings = None, commercial_only: CommercialOnly = False,
+        allow_pickle: AllowPickle = False, store: StorePlace = None, device: Device = "auto") -> None:
     """Make an asset again from its recipe."""
     from engine.recipes.recipe import load_recipe, merge_settings
     loaded = load_recipe(recipe)
     _make(loaded.model_copy(update={"stages": merge_settings(loaded.stages, settings or [])}), out, store, device,
-          until)
+          until, commercial_only, allow_pickle)
 
 
 @app.command()
@@ -219,7 +232,8 @@ def train_lora(images: Annotated[Path, typer.Option(help="Folder with pictures o
     typer.echo(f"{training.out}  use it: maquette make \"{card['prompt']}\" --lora {training.out} --out DIR")
 
 
-def _make(recipe: Recipe, out: Path, store: str | None, device: str, until: str | None) -> None:
+def _make(recipe: Recipe, out: Path, store: str | None, device: str, until: str | None, commercial_only: bool = False,
+          allow_pickle: bool = False) -> None:
     """Plan, run under the terminal's bars, write the folder, show it."""
     from engine.errors import BadInput
     from engine.runs import files
@@ -227,7 +241,8 @@ def _make(recipe: Recipe, out: Path, store: str | None, device: str, until: str 
         raise BadInput(f"--out {out} is the folder of the pictures", "Choose another folder with --out")
     from engine.api import plan_asset
     from engine.runs.terminal import Terminal
-    plan = plan_asset(recipe, store=store, device=device, until=until)
+    plan = plan_asset(recipe, store=store, device=device, until=until, commercial_only=commercial_only,
+                      allow_pickle=allow_pickle)
     files.ensure_writable(out, "the asset", "--out")  # known before hours of work, not after
     with Terminal() as terminal, _stoppable(plan.run):
         plan.run.listeners.append(terminal)

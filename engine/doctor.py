@@ -27,7 +27,8 @@ class Finding:
 
 def examine(store: str | None = None, models: str = "builtin") -> list[Finding]:
     """All findings, in the order they are shown. Never raises for what a machine may lack."""
-    return [_python(), *_torch(), _memory(), *_store(store), _ffmpeg(), *_weights(models), _kernels()]
+    return [_python(), *_torch(), _memory(), *_store(store), *_models_folder(), _ffmpeg(), _blender(),
+            *_weights(models), *_sets(models), _kernels()]
 
 
 def _python() -> Finding:
@@ -114,21 +115,97 @@ def _ffmpeg() -> Finding:
     return Finding("ffmpeg", "ok", Path(path).name)
 
 
+BLENDERS = {"darwin": ("/Applications/Blender.app/Contents/MacOS/Blender",),
+            "win32": ("C:/Program Files/Blender Foundation",)}
+"""Where Blender's installers put it, by system; a folder holds one folder a version."""
+
+
+def blender_path() -> Path | None:
+    """Blender's program: MAQUETTE_BLENDER, on the path, or where its installer puts it; None where there is none."""
+    import os
+    if told := os.environ.get("MAQUETTE_BLENDER"):
+        return Path(told) if Path(told).is_file() else None
+    if found := shutil.which("blender"):
+        return Path(found)
+    places = [Path(place) for place in BLENDERS.get(sys.platform, ())]
+    programs = [p for place in places for p in ([place] if place.is_file() else sorted(place.glob("*/blender.exe")))]
+    return programs[-1] if programs else None
+
+
+def _blender() -> Finding:
+    found = blender_path()
+    if found is None:
+        return Finding("Blender", "note", "not found; only its add-on needs it",
+                       "Install it from https://www.blender.org/download, or set MAQUETTE_BLENDER to its program")
+    return Finding("Blender", "ok", str(found))
+
+
+def _models_folder() -> list[Finding]:
+    """Where public models lie, the room for more, and who is asked for them."""
+    from engine.models import hub, local
+    folder = local.models_folder()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    found = [Finding("models", "ok" if free > 20 * GB else "note", f"{folder} ({free / GB:.1f} GB free)",
+                     "" if free > 20 * GB else "Large sets take 20 GB and more: MAQUETTE_MODELS names another folder")]
+    if hub.offline():
+        found.append(Finding("hub", "note", "HF_HUB_OFFLINE is set: nothing can be pulled", "Unset it to pull models"))
+    else:
+        who = "with a token" if hub.token() else "without a token (gated models need HF_TOKEN)"
+        found.append(Finding("hub", "ok", f"{hub.endpoint()}, {who}"))
+    return found
+
+
 def _weights(models: str) -> list[Finding]:
-    from engine.models.sets import model_set
+    """The weights of the chosen set: all that making a mesh asks for must be here."""
+    from engine.models.sets import CORE, model_set
     try:
         chosen = model_set(models)
     except MaquetteError as error:
         return [Finding("weights", "lack", error.what, error.fix)]
-    found, good = [], []
+    found, good, spare = [], [], []
     for role in chosen.roles:
         try:
-            chosen.digest(role)
+            if chosen.entry(role).builtin:
+                chosen.digest(role)
+            else:
+                chosen.located(role)
             good.append(role)
         except MaquetteError as error:
-            found.append(Finding("weights", "lack", f"{role}: {error.what}", error.fix))
+            if role in CORE or chosen.entry(role).builtin:
+                found.append(Finding("weights", "lack", f"{role}: {error.what}", error.fix))
+            else:
+                spare.append(role)
     if good:
-        found.insert(0, Finding("weights", "ok", f"{models}: {', '.join(good)} (digests as their cards say)"))
+        found.insert(0, Finding("weights", "ok", f"{models}: {', '.join(good)}"))
+    if spare:
+        found.append(Finding("weights", "note", f"{models}: not here: {', '.join(spare)}",
+                             f"maquette models pull {models} --all   (or --role ROLE)"))
+    return found
+
+
+def _sets(chosen: str) -> list[Finding]:
+    """Every other model set: whether it fits this machine, and what gets its weights."""
+    from engine.models import catalogue, local
+    from engine.models.machine import fit, this_machine
+    from engine.models.sets import CORE
+    machine, found = this_machine(), []
+    where = "this GPU" if machine.gpu_bytes else "this machine's memory"
+    for name, choices in catalogue.sets().items():
+        if name in (chosen, "builtin"):
+            continue
+        core = [catalogue.model(id) for role, id in choices.items() if role in CORE]
+        fits, need = fit(core[:1], machine)
+        words = {"yes": f"fits {where}", "in turns": f"fits {where} with its parts in turns",
+                 "no": f"does not fit {where}", "unknown": "may fit"}[fits]
+        lacking = [one for model in core if not model.builtin for one in local.lacking(model)]
+        text = f"{words} (about {need / GB:.0f} GB)"
+        if not lacking:
+            found.append(Finding(f"set {name}", "ok" if fits != "no" else "note", f"{text}; weights here"))
+            continue
+        gate = " (gated: it takes an account and HF_TOKEN)" if any(one.gated for one in lacking) else ""
+        found.append(Finding(f"set {name}", "note", f"{text}; {len(lacking)} of its models are not here",
+                             f"maquette models pull {name}{gate}" if fits != "no" else ""))
     return found
 
 

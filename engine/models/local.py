@@ -27,6 +27,8 @@ RECORD = ".pulled.json"
 ADDED = "added.json"
 DIGESTS = "digests.json"
 SCHEMA = 1
+LARGE = 1 << 24
+"""Bytes from which on a file's digest is kept."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def folder_of(hub: str) -> Path:
 
 def find(wanted: Model, *, variant: str = "fp16") -> Located | None:
     """A model's files and those of all that it needs; None where one is missing (:func:`lacking` says which)."""
-    here = _find_one(wanted, variant)
+    here = find_alone(wanted, variant)
     if here is None:
         return None
     needs = []
@@ -91,7 +93,8 @@ def find(wanted: Model, *, variant: str = "fp16") -> Located | None:
     return Located(here.model, here.folder, here.files, here.origin, tuple(needs))
 
 
-def _find_one(wanted: Model, variant: str) -> Located | None:
+def find_alone(wanted: Model, variant: str = "fp16") -> Located | None:
+    """A model's own files, without what it needs."""
     if wanted.path:
         path = Path(wanted.path)
         if path.is_file():
@@ -151,7 +154,7 @@ def _whole(path: Path) -> bool:
 
 def lacking(wanted: Model) -> list[Model]:
     """Of a model and all that it needs, those whose files are not here."""
-    missing = [] if _find_one(wanted, "fp16") else [wanted]
+    missing = [] if find_alone(wanted) else [wanted]
     for id in wanted.needs:
         missing += [other for other in lacking(model(id)) if other not in missing]
     return missing
@@ -194,7 +197,7 @@ def _refuse_pickles(here: Located) -> None:
 def digest_of(path: Path) -> str:
     """SHA-256 of a file. Of large ones it is kept, until the file's size or time of change is another."""
     stat = path.stat()
-    if stat.st_size < 1 << 24:
+    if stat.st_size < LARGE:
         return cards.sha256_of(path)
     place = str(path.resolve())
     kept = _read(DIGESTS)
@@ -209,6 +212,8 @@ def digest_of(path: Path) -> str:
 def remember(path: Path, sha256: str) -> None:
     """Keep a large file's digest. Where the models folder cannot be written, it is computed again next time."""
     stat = path.stat()
+    if stat.st_size < LARGE:
+        return
     try:
         with files.lock(models_folder() / ".lock"):
             kept = _read(DIGESTS)
@@ -240,7 +245,7 @@ def revision_of(wanted: Model) -> str:
     """The commit of the files that are here; "not pinned" where nobody recorded one, "" of a user's own."""
     if wanted.path:
         return ""
-    here = _find_one(wanted, "fp16")
+    here = find_alone(wanted)
     if here and here.origin == "Hugging Face cache":
         return here.folder.name
     return str(record_of(wanted.hub).get("revision") or wanted.revision or "not pinned")
@@ -285,9 +290,13 @@ def add(path: Path, role: str, *, id: str = "", family: str = "", licence: str =
         place = models_folder() / "own" / name.replace("/", "--") / path.name
         with files.one_line_errors("the model", place, "MAQUETTE_MODELS"):
             shutil.copytree(path, place) if path.is_dir() else files.copy_file(path, place)
+    root = place if place.is_dir() else place.parent
+    sha256 = {p.relative_to(root).as_posix(): digest_of(p)
+              for p in (sorted(root.rglob("*")) if place.is_dir() else [place])
+              if p.is_file() and p.name.endswith(weight_names.SUFFIXES)}
     values: dict[str, Any] = {
         "role": role, "family": family or found, "path": str(place), "format": seen.layout, "licence": licence,
-        "commercial": commercial, "memory_mb": -(-seen.elements * 2 // 10**6)}
+        "commercial": commercial, "memory_mb": -(-seen.elements * 2 // 10**6), "sha256": sha256}
     kept = entry(name, values, "models add")
     _keep({**{other: _values(m) for other, m in added().items()}, name: values})
     return kept
@@ -299,7 +308,7 @@ def _plays(seen: str, role: str) -> bool:
 
 def _values(one: Model) -> dict[str, Any]:
     return {"role": one.role, "family": one.family, "path": one.path, "format": one.format, "licence": one.licence,
-            "commercial": one.commercial, "memory_mb": one.memory_mb}
+            "commercial": one.commercial, "memory_mb": one.memory_mb, "sha256": dict(one.sha256)}
 
 
 def _keep(table: dict[str, dict[str, Any]]) -> None:
@@ -325,7 +334,7 @@ def remove(id: str) -> tuple[str, int]:
     if wanted.builtin:
         raise BadInput(f"{id} ships inside", "Built-in models are part of Maquette and stay")
     folder = folder_of(wanted.hub)
-    here = _find_one(wanted, "fp16")
+    here = find_alone(wanted)
     if not folder.is_dir():
         where = f"; it lies in the Hugging Face cache {here.folder}" if here else ""
         raise BadInput(f"{id} was not pulled{where}", "Files of that cache are removed with: hf cache delete"

@@ -48,6 +48,8 @@ class ModelSet:
     chosen : (role, id), in the place of the set's own choice
     commercial_only : refuse models that may not be used commercially, whoever uses them
     allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
+    precision : that public models compute in: "auto", "float32", "bfloat16" or "float16" (``engine.models.memory``);
+        the built-in ones always take float32
     """
 
     name: str
@@ -55,6 +57,7 @@ class ModelSet:
     chosen: tuple[tuple[str, str], ...] = ()
     commercial_only: bool = False
     allow_pickle: bool = False
+    precision: str = "auto"
 
     @property
     def choices(self) -> dict[str, str]:
@@ -157,21 +160,31 @@ def _digests(here: local.Located) -> dict[str, str]:
 
 
 def model_set(name: str, roles: Mapping[str, str] | None = None, *, commercial_only: bool = False,
-              allow_pickle: bool = False) -> ModelSet:
+              allow_pickle: bool = False, precision: str = "auto") -> ModelSet:
     """Find a model set by name. Raises BadInput that names the nearest one.
 
+    name : of a set; or the id of one model that draws pictures, in the place of the built-in one
     roles : {role: id} in the place of the set's own choices; each must be for that role
     """
+    roles = dict(roles or {})
     if name not in catalogue.sets():
-        near = difflib.get_close_matches(name, set_names(), n=1, cutoff=0.5)
-        raise BadInput(f"there is no model set {name!r}",
-                       (f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(set_names())}")
-    chosen = ModelSet(name, BUILTIN_FOLDER, tuple((roles or {}).items()), commercial_only, allow_pickle)
-    for role, id in (roles or {}).items():
+        if name not in catalogue.models():
+            near = difflib.get_close_matches(name, [*set_names(), *catalogue.models()], n=1, cutoff=0.5)
+            raise BadInput(f"there is no model set {name!r}",
+                           (f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(set_names())}")
+        name, roles = "builtin", {"text_to_image": name, **roles}
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    for role, id in roles.items():
         if role not in catalogue.ROLES:
             raise unknown("role", role, catalogue.ROLES)
         model = catalogue.model(id)
-        if model.role != role:
+        if model.role not in (role, *PLAYED_BY.get(role, ())):
             raise BadInput(f"{id} is for the role {model.role}, not {role}",
                            f"See what is: maquette models list --role {role}")
-    return chosen
+    return ModelSet(name, BUILTIN_FOLDER, tuple(roles.items()), commercial_only, allow_pickle, precision)
+
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PLAYED_BY = {"text_to_image": ("class_to_image",)}
+"""Roles that models of another role can play: a model of classes draws what the words name."""

@@ -58,6 +58,7 @@ class Recipe(BaseModel):
     folder: str = Field("", description="folder with transforms.json; relative to the recipe's folder")
     mesh: str = Field("", description="GLB, OBJ, PLY or STL; relative to the recipe's folder")
     models: str = Field("builtin", description="a model set")
+    roles: dict[str, str] = Field(default_factory=dict, description="role = model, in the place of the set's own")
     quality: Literal["draft", "standard", "high"] = "standard"
     seed: int = Field(0, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
     height_m: float | None = Field(None, gt=0, le=1000, description="metres, more than 0, at most 1000")
@@ -164,6 +165,18 @@ def parse_setting(text: str) -> tuple[str, str, Any]:
     if not equals or len(parts) != 2 or not all(parts):
         raise BadInput(f"--set {text!r} is not of the form LABEL.parameter=VALUE", "Example: --set fit_field.steps=600")
     return parts[0], parts[1], _literal(value.strip())
+
+
+def parse_roles(choices: list[str]) -> dict[str, str]:
+    """``ROLE=ID`` words -> {role: id}; later ones win."""
+    roles = {}
+    for text in choices:
+        role, equals, id = text.partition("=")
+        if not (equals and role.strip() and id.strip()):
+            raise BadInput(f"--model {text!r} is not of the form ROLE=ID",
+                           "Example: --model text_to_image=stabilityai/sd-turbo")
+        roles[role.strip()] = id.strip()
+    return roles
 
 
 def merge_settings(stages: dict[str, dict[str, Any]], settings: list[str]) -> dict[str, dict[str, Any]]:
