@@ -164,16 +164,21 @@ def test_layouts_of_others_are_read(layout: str, tmp_path: Path) -> None:
                                say(lora.apply(lora.twin(network), found), torch.float32), rtol=0, atol=1e-6)
 
 
-def test_parts_that_are_not_the_networks_are_named(tmp_path: Path) -> None:
+def test_parts_of_text_encoders_are_kept_and_what_nobody_takes_is_named(tmp_path: Path) -> None:
     network = unet(torch.float32)
     lora_files.save(learned(network), tmp_path / "z.safetensors")
     tensors = load_file(tmp_path / "z.safetensors")
     text = {f"text_encoder.layers.0.q_proj.lora_{s}.weight": torch.zeros(2, 2) for s in "AB"}
     save_file({**tensors, **text}, tmp_path / "both.safetensors")
-    assert lora_files.read(tmp_path / "both.safetensors").left_out == ("text_encoder",)
+    both = lora_files.read(tmp_path / "both.safetensors")
+    assert list(both.text) == ["text_encoder"] and list(both.text["text_encoder"].pairs) == ["layers.0.q_proj"]
+    assert both.alphas == {m: 3.0 for m in both.pairs}  # the file lost its settings: alpha is the rank
     save_file(text, tmp_path / "text.safetensors")
     with pytest.raises(BadInput, match="holds no LoRA of a U-Net, only of text_encoder"):
         lora_files.read(tmp_path / "text.safetensors")
+    save_file({**tensors, "unet.extra.thing": torch.zeros(1), "x.alpha": torch.zeros(1)}, tmp_path / "odd.safetensors")
+    with pytest.raises(BadInput, match=r"odd.safetensors holds 2 tensors that belong to no layer.*unet.extra.thing"):
+        lora_files.read(tmp_path / "odd.safetensors")
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def test_the_kind_is_guessed_among_those_that_are_known(models: ModelSet) -> Non
 
 def test_keys_without_a_lora_are_what_they_were(made: Path) -> None:
     plain = TextToImage(prompt="a mug")
-    assert set(params_json(plain)) == {"prompt", "negative", "view", "candidates", "steps", "guidance", "sampler"}
+    assert set(params_json(plain)) == {"prompt", "negative", "view", "candidates", "width", "height", "steps", "pace",
+                                       "guidance", "sampler"}
     used = params_json(TextToImage(prompt="a mug", lora=str(made)))
     assert used["lora_digest"] == lora_files.digest(made) and used["lora_scale"] == 1.0 and "lora" not in used
     moved = shutil.copyfile(made, made.with_name("moved.safetensors"))

@@ -13,7 +13,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,14 +35,18 @@ class Lora:
     pairs : module's name -> (A (r, in) or (r, in, k, k), B (out, r) or (out, r, 1, 1)), on the CPU
     alphas : module's name -> alpha; the update is alpha / r B A
     card : its papers (token, base, steps, licence, ...); {} where the file has none
-    name : what messages call it; left_out : parts of its file that are not the U-Net's
+    name : what messages call it
+    text : its updates of text encoders: "text_encoder", "text_encoder_2"
+    family : whose it is, by its shapes ("sd15", "sdxl", ...); "" where they do not tell
+    Modules are named with dots, or flat (kohya's ``down_blocks_0_...``): :func:`named` finds them in a network.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
     alphas: dict[str, float]
     card: dict[str, Any] = field(default_factory=dict)
     name: str = "the LoRA"
-    left_out: tuple[str, ...] = ()
+    text: dict[str, Lora] = field(default_factory=dict)
+    family: str = ""
 
     @property
     def token(self) -> str:
@@ -109,12 +113,13 @@ def apply(unet: Any, lora: Lora, scale: float = 1.0, name: str = ADAPTER) -> Any
     scale : 0 nothing, 1 as trained; other values over- or understate it
     Raises BadInput when it was trained on another base or does not fit, before anything is changed.
     """
-    check(unet, lora)
+    lora = check(unet, lora)
     if name in adapters(unet):
         raise BadInput(f"the U-Net has a LoRA named {name!r} already", "remove it first, or give another name")
     _inject(unet, {module: lora.rank(module) for module in lora.pairs}, lora.alphas, name)
     for module, down, up in _pairs(unet, name):
         for layer, value in zip((down, up), lora.pairs[module], strict=True):
+            value = value.reshape(layer.weight.shape)
             layer.weight = nn.Parameter(value.to(layer.weight.device, layer.weight.dtype, copy=True),
                                         requires_grad=False)
     unet.set_adapter(adapters(unet))  # adding one makes it the only active one
@@ -145,11 +150,12 @@ def remove(unet: Any) -> Any:
 
 def merged(unet: Any, lora: Lora, scale: float = 1.0) -> Any:
     """A twin with the update added into weights of its own: as quick as without. Only adapted layers are copied."""
-    check(unet, lora)
+    lora = check(unet, lora)
     made = twin(unet)
     with torch.no_grad():
         for module, (down, up) in lora.pairs.items():
             layer = made.get_submodule(module)
+            layer = getattr(layer, "base_layer", layer)
             wide = torch.promote_types(layer.weight.dtype, torch.float32)
             update = up.to(wide).flatten(1) @ down.to(wide).flatten(1)  # 1 x 1 on k x k convolutions is this too
             update = update.view(layer.weight.shape).to(layer.weight.device)
@@ -173,20 +179,35 @@ def adapters(unet: Any) -> list[str]:
     return list(getattr(unet, "peft_config", {}))
 
 
-def check(unet: Any, lora: Lora) -> None:
-    """Raises BadInput in one line where a LoRA cannot be used with a U-Net: another family, or another base."""
+def named(network: Any, lora: Lora) -> Lora:
+    """A LoRA under the very names that a network's modules have. Raises BadInput where it has none of that name."""
+    found = {_flat(key): key for key in _weighted(network)}
+    names = {}
+    for module in lora.pairs:
+        name = found.get(_flat(module))
+        if name is None:
+            raise BadInput(f"{lora.name} was trained on another family: the {_what(network)} has no layer {module}",
+                           AGAIN)
+        names[module] = name
+    return replace(lora, pairs={names[m]: pair for m, pair in lora.pairs.items()},
+                   alphas={names[m]: alpha for m, alpha in lora.alphas.items()})
+
+
+def check(unet: Any, lora: Lora) -> Lora:
+    """The LoRA under the network's names (:func:`named`).
+
+    Raises BadInput in one line where it cannot be used with a network: another family, or another base.
+    """
     if not lora.pairs:
         raise BadInput(f"{lora.name} holds no layers of a U-Net", "give a LoRA of a text-to-image U-Net")
-    modules = {key.replace(".base_layer", ""): m for key, m in unet.named_modules() if hasattr(m, "weight")}
+    modules, lora = _weighted(unet), named(unet, lora)
     for module, (down, up) in lora.pairs.items():
-        layer = modules.get(module)
-        if layer is None:
-            raise BadInput(f"{lora.name} was trained on another family: the U-Net has no layer {module}", AGAIN)
+        layer = modules[module]
         # A Linear's (out, in) weight or a convolution's (out, in, k, k): B carries the first axis, A the others.
-        if (up.shape[0], *down.shape[1:]) != tuple(layer.weight.shape) or up.shape[1] != down.shape[0]:
+        if not _fits((up.shape[0], *down.shape[1:]), tuple(layer.weight.shape)) or up.shape[1] != down.shape[0]:
             raise BadInput(f"{lora.name} was trained on another family: its {module} is "
-                           f"{_shape((up.shape[0], *down.shape[1:]))}, the U-Net's is {_shape(layer.weight.shape)}",
-                           AGAIN)
+                           f"{_shape((up.shape[0], *down.shape[1:]))}, the {_what(unet)}'s is "
+                           f"{_shape(layer.weight.shape)}", AGAIN)
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
             raise BadInput(f"{lora.name} holds numbers that are not finite, in {module}", "train it again")
     about = lora.card.get("base", {})
@@ -195,6 +216,31 @@ def check(unet: Any, lora: Lora) -> None:
         said = " ".join(str(about[k]) for k in ("id", "revision") if about.get(k))
         raise BadInput(f"{lora.name} was trained on another base{f', {said}' if said else ''}: "
                        f"U-Net sha256 expected {wanted[:12]}, found {found[:12]}", AGAIN)
+    return lora
+
+
+def _weighted(network: Any) -> dict[str, Any]:
+    """Modules that a LoRA can change, by their names without adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    return {key.replace(".base_layer", ""): m for key, m in network.named_modules()
+            if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d | nn.Embedding) and ".lora_" not in key
+            and not isinstance(m, BaseTunerLayer)}
+
+
+def _flat(module: str) -> str:
+    return module.removeprefix("text_model.").replace(".", "_")
+
+
+def _fits(update: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Equal shapes, or a 1 x 1 convolution for a linear layer and back, as families differ in their projections."""
+    def bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[:2] if shape[2:] == (1, 1) else shape
+    return update == weight or bare(update) == bare(weight)
+
+
+def _what(network: Any) -> str:
+    kind = type(network).__name__
+    return "U-Net" if "UNet" in kind else "text encoder" if "Text" in kind or "T5" in kind else "transformer"
 
 
 def _shape(shape: Iterable[int]) -> str:

@@ -2,8 +2,8 @@
 for people, beside it.
 
 Keys are ``unet.<module>.lora_A.weight`` and ``lora_B``; peft's settings stand in the header under diffusers' name, the
-card under ``maquette``. LoRAs of others are read too: diffusers' and peft's layouts, kohya's (``lora_unet_...``) and
-diffusers' old processor names.
+card under ``maquette``. LoRAs of others are read too: diffusers' and peft's layouts, kohya's (``lora_unet_...``, also
+with latent diffusion's numbering) and diffusers' old processor names; of the U-Net and of text encoders.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from engine.diffusion.lora import Lora
 from engine.errors import BadInput
+from engine.models import adapter_layouts
+from engine.models.reader import read_header, read_tensors
 from engine.runs import files
 
 SETTINGS = "lora_adapter_metadata"
@@ -51,11 +54,16 @@ def save(lora: Lora, path: Path) -> None:
     files.write_file(card_path(path), json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read(path: Path) -> Lora:
-    """A LoRA from a .safetensors file of any of the layouts above. Raises BadInput where it is none."""
+def read(path: Path, allow_pickle: bool = False) -> Lora:
+    """A LoRA from a .safetensors file of any of the layouts above. Raises BadInput where it is none.
+
+    allow_pickle : read .bin, .pt and .ckpt too, by the restricted reader: tensors only
+    """
     from safetensors import SafetensorError, safe_open
     if path.is_dir():
         raise BadInput(f"{path} is a folder, not a LoRA", HINT)
+    if allow_pickle and _is_pickle(path):
+        return of_tensors(read_tensors(path, allow_pickle=True), path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -65,16 +73,17 @@ def read(path: Path) -> Lora:
     except (OSError, SafetensorError) as error:
         pickled = " it looks like a pickle, which can run code when read" if _is_pickle(path) else ""
         raise BadInput(f"{path} is no safetensors file that can be read:{pickled or f' {error}'}", HINT) from error
-    card = _json(header.get(CARD), path)
-    pairs, alphas, left_out = _pairs(tensors, _json(header.get(SETTINGS), path), path)
-    return Lora(pairs, alphas, card, path.name, left_out)
+    return of_tensors(tensors, path, _json(header.get(SETTINGS), path), _json(header.get(CARD), path))
 
 
-def digest(path: str | Path) -> str:
+def digest(path: str | Path, allow_pickle: bool = False) -> str:
     """SHA-256 of a LoRA's file; it stands for the file in keys. What is no LoRA is refused here, before anything
     runs."""
     place = Path(path)
-    _header_only(place)
+    if allow_pickle and _is_pickle(place):
+        _names_layers(place, read_header(place).tensors)
+    else:
+        _header_only(place)
     return files.file_digest(place)
 
 
@@ -92,54 +101,73 @@ def _header_only(path: Path) -> None:
         raise BadInput(f"there is no LoRA {path}", HINT) from error
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is no safetensors file", HINT) from error
+    _names_layers(path, names)
+
+
+def _names_layers(path: Path, names: Iterable[str]) -> None:
     if not any("lora" in name for name in names):
         raise BadInput(f"{path} is no LoRA: it names no low-rank layers", HINT)
 
 
-def _pairs(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path
-           ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float], tuple[str, ...]]:
-    """Any known layout -> (module -> (A, B), module -> alpha, prefixes of parts that are not the U-Net's)."""
-    others = ("dora_scale", "lokr_", "hada_", "oft_")
-    if strange := sorted({kind for kind in others for name in tensors if kind in name}):
-        raise BadInput(f"{path} is no plain LoRA: it holds {', '.join(s.rstrip('_') for s in strange)}", HINT)
-    plain = _diffusers_names(tensors)
-    left_out = tuple(sorted({name.partition(".")[0] for name in plain if not name.startswith("unet.")}))
-    plain = {name.removeprefix("unet."): value for name, value in plain.items() if name.startswith("unet.")}
-    if plain and not any(".lora_A." in name for name in plain):
-        from diffusers.utils import convert_unet_state_dict_to_peft
-        plain = convert_unet_state_dict_to_peft(plain)
-    downs = {name.removesuffix(".lora_A.weight"): value for name, value in plain.items() if ".lora_A." in name}
-    pairs = {}
-    for module, down in downs.items():
-        up = plain.get(f"{module}.lora_B.weight")
-        if up is None:
-            raise BadInput(f"{path} is damaged: {module} has its lora_A but no lora_B", HINT)
-        pairs[module] = (down, up)
-    if not pairs:
-        raise BadInput(f"{path} holds no LoRA of a U-Net" + (f", only of {', '.join(left_out)}" if left_out else ""),
-                       HINT)
-    usual, pattern = settings.get("unet.lora_alpha"), settings.get("unet.alpha_pattern") or {}
-    alphas = {}
-    for module, (down, _) in pairs.items():
-        said = pattern.get(module, usual)
-        alphas[module] = float(down.shape[0] if said is None else said)  # without a word, peft takes alpha = r
-    return pairs, alphas, left_out
+def of_tensors(tensors: dict[str, Tensor], path: Path, settings: dict[str, Any] | None = None,
+               card: dict[str, Any] | None = None) -> Lora:
+    """A LoRA of a file's tensors, in any layout. settings : peft's, from the file's header
+
+    Raises BadInput where it is no plain LoRA, where a half is missing, and for names that belong to none of its layers.
+    """
+    if strange := sorted({kind for kind in _OTHERS for name in tensors if kind in name}):
+        raise BadInput(f"{path} is no plain LoRA: it holds {', '.join(s.strip('._') for s in strange)}", HINT)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if found := adapter_layouts.lora_tensor(name):
+            halves.setdefault(found[0], {})[found[1]] = tensor
+    known = {module + ending for module in halves for ending in adapter_layouts.ALPHAS}
+    if unused := [name for name in tensors if not adapter_layouts.lora_tensor(name) and name not in known]:
+        raise BadInput(f"{path} holds {len(unused)} tensors that belong to no layer of a LoRA: "
+                       f"{', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}", HINT)
+    parts: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    alphas: dict[str, dict[str, float]] = {}
+    for module, pair in halves.items():
+        if len(pair) < 2:
+            has, lacks = ("lora_A", "lora_B") if "A" in pair else ("lora_B", "lora_A")
+            raise BadInput(f"{path} is damaged: {module} has its {has} but no {lacks}", HINT)
+        part, name = _place(module)
+        parts.setdefault(part, {})[name] = (pair["A"], pair["B"])
+        alphas.setdefault(part, {})[name] = _alpha(tensors, settings or {}, part, module, name, pair["A"].shape[0])
+    if "unet" not in parts:
+        raise BadInput(f"{path} holds no LoRA of a U-Net" + (f", only of {', '.join(parts)}" if parts else ""), HINT)
+    about = adapter_layouts.recognise({name: tuple(t.shape) for name, t in tensors.items()}) or {}
+    family = "" if about.get("family") in (None, "unknown") else str(about["family"])
+    text = {part: Lora(parts[part], alphas[part], {}, path.name) for part in parts if part != "unet"}
+    return Lora(parts["unet"], alphas["unet"], card or {}, path.name, text, family)
 
 
-def _diffusers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """kohya's names become diffusers', alpha / r folded into B; names without a prefix are the U-Net's."""
-    if not any(name.startswith(("lora_unet_", "lora_te")) for name in tensors):
-        bare = ("down_blocks.", "mid_block.", "up_blocks.")
-        return {f"unet.{n}" if n.startswith(bare) else n: v for n, v in tensors.items()}
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
-    folded = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
-    for name, alpha in tensors.items():
-        layer = name.removesuffix(".alpha")
-        if layer != name and f"{layer}.lora_up.weight" in folded:
-            up = folded[f"{layer}.lora_up.weight"].float()
-            folded[f"{layer}.lora_up.weight"] = up * (float(alpha) / up.shape[1])
-    named, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(folded)
-    return dict(named)
+_OTHERS = ("dora_scale", "lokr_", "hada_", "oft_", "glora", "lora_mid", ".diff")
+_SHORT = {"te_": "text_encoder", "te2_": "text_encoder_2", "unet_": "unet"}
+
+
+def _place(module: str) -> tuple[str, str]:
+    """A module as a file names it -> (part, its name there: with dots where the file has them, else flat)."""
+    flat = adapter_layouts.flat(module)
+    part = next(short for short in _SHORT if flat.startswith(short))
+    if "." in module:
+        bare = module.removeprefix("base_model.model.")
+        for before in ("unet.", "transformer.", "text_encoder_2.", "text_encoder."):
+            bare = bare.removeprefix(before)
+        if adapter_layouts.flat(bare).partition("_")[2] == flat.removeprefix(part):
+            return _SHORT[part], bare
+    return _SHORT[part], flat.removeprefix(part)
+
+
+def _alpha(tensors: dict[str, Tensor], settings: dict[str, Any], part: str, module: str, name: str, rank: int
+           ) -> float:
+    """The file's own word, kohya's or peft's; without one, alpha is the rank."""
+    for ending in adapter_layouts.ALPHAS:
+        if module + ending in tensors:
+            return float(tensors[module + ending])
+    said = (settings.get(f"{part}.alpha_pattern") or {}).get(name, settings.get(f"{part}.lora_alpha"))
+    alpha = float(rank if said is None else said)
+    return alpha * rank**0.5 if settings.get(f"{part}.use_rslora") else alpha  # alpha / sqrt(r) (Kalajdzievski 2023)
 
 
 def _json(text: str | None, path: Path) -> dict[str, Any]:

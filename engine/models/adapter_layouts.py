@@ -19,6 +19,12 @@ _LORA = re.compile(r"(?P<module>.+?)\.(?P<side>lora_down|lora_up|lora_A|lora_B|l
                    r"lora_linear_layer\.down|lora_linear_layer\.up)(?:\.default)?\.weight")
 _OLD = re.compile(r"(?P<module>.+?)\.processor\.(?P<layer>to_q|to_k|to_v|to_out)_lora\.(?P<side>down|up)\.weight")
 _SIDES = {"lora_down": "A", "lora_A": "A", "lora.down": "A", "lora_linear_layer.down": "A", "down": "A"}
+_PARTS = (("lora_te1_", "te_"), ("lora_te2_", "te2_"), ("lora_te_", "te_"), ("text_encoder_2_", "te2_"),
+          ("text_encoder_", "te_"), ("lora_unet_", "unet_"), ("unet_", "unet_"),
+          ("transformer_transformer_", "unet_transformer_"), ("transformer_pos_embed_", "unet_pos_embed_"),
+          ("transformer_proj_out", "unet_proj_out"))
+"""What stands before a module's name in any layout -> the part in short."""
+ALPHAS = (".alpha", ".lora_alpha", ".network_alpha")
 _NO_PLAIN_LORA = ("hada_", "lokr_", "oft_", "glora", ".diff", "dora_scale", "boft")
 OTHERS: tuple[tuple[str, str], ...] = (
     (r"double_blocks\.0\.img_attn|lora_unet_double_blocks|transformer\.single_transformer_blocks", "FLUX"),
@@ -120,13 +126,9 @@ def _lora(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     sides: dict[str, dict[str, Shape]] = {}
     unexpected = []
     for name, shape in shapes.items():
-        if found := _LORA.fullmatch(name):
-            side = _SIDES.get(found["side"], "B")
-            sides.setdefault(found["module"], {})[side] = shape
-        elif found := _OLD.fullmatch(name):
-            layer = "to_out.0" if found["layer"] == "to_out" else found["layer"]
-            sides.setdefault(f"{found['module']}.{layer}", {})[_SIDES.get(found["side"], "B")] = shape
-        elif not name.endswith((".alpha", ".lora_alpha", ".network_alpha")):
+        if found := lora_tensor(name):
+            sides.setdefault(found[0], {})[found[1]] = shape
+        elif not name.endswith(ALPHAS):
             unexpected.append(name)
     layout = ("kohya" if any(m.startswith("lora_") for m in sides) else
               "diffusers, old" if any(".processor." in n or "lora.down" in n or "lora_linear" in n for n in shapes) else
@@ -142,7 +144,7 @@ def _lora(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     parts, matched, layers = [], {}, {}
     known = _modules(family)
     for module, held in sides.items():
-        found_in = known.get(_flat(module))
+        found_in = known.get(flat(module))
         if found_in is None:
             unexpected += [n for n in shapes if n.startswith(f"{module}.")]
             continue
@@ -175,27 +177,31 @@ def _is_text(module: str) -> bool:
     return module.startswith(("lora_te", "text_encoder", "lora_te1_", "lora_te2_"))
 
 
-def _flat(module: str) -> str:
+def lora_tensor(name: str) -> tuple[str, str] | None:
+    """A tensor's name in a LoRA of any layout -> (module as the file names it, "A" or "B"); None for other names."""
+    if found := _LORA.fullmatch(name):
+        return found["module"], _SIDES.get(found["side"], "B")
+    if found := _OLD.fullmatch(name):
+        layer = "to_out.0" if found["layer"] == "to_out" else found["layer"]
+        return f"{found['module']}.{layer}", _SIDES.get(found["side"], "B")
+    return None
+
+
+def flat(module: str) -> str:
     """A LoRA's module under kohya's flat name, diffusers' numbering: ``unet_down_blocks_0_...`` or ``te_...``."""
-    flat = module.removeprefix("base_model.model.").replace(".", "_")
-    if flat.startswith("lora_te1_"):
-        flat = "te_" + flat.removeprefix("lora_te1_")
-    elif flat.startswith("lora_te2_"):
-        flat = "te2_" + flat.removeprefix("lora_te2_")
-    elif flat.startswith("lora_te_"):
-        flat = "te_" + flat.removeprefix("lora_te_")
-    elif flat.startswith("text_encoder_2_"):
-        flat = "te2_" + flat.removeprefix("text_encoder_2_")
-    elif flat.startswith("text_encoder_"):
-        flat = "te_" + flat.removeprefix("text_encoder_")
+    name = module.removeprefix("base_model.model.").replace(".", "_")
+    for before, short in _PARTS:
+        if name.startswith(before):
+            name = short + name.removeprefix(before)
+            break
     else:
-        flat = "unet_" + re.sub(r"^(lora_unet_|unet_)", "", flat)
-    flat = flat.replace("_text_model_", "_").replace("_processor_", "_")
-    if found := re.fullmatch(r"unet_(input|output)_blocks_(\d+)_(\d+)_(.+)", flat):
+        name = f"unet_{name}"
+    name = name.replace("_text_model_", "_").replace("_processor_", "_")
+    if found := re.fullmatch(r"unet_(input|output)_blocks_(\d+)_(\d+)_(.+)", name):
         return "unet_" + _from_ldm(f"{found[1]}_blocks.{found[2]}.{found[3]}", found[4])
-    if found := re.fullmatch(r"unet_middle_block_(\d)_(.+)", flat):
+    if found := re.fullmatch(r"unet_middle_block_(\d)_(.+)", name):
         return "unet_" + _from_ldm(f"middle_block.{found[1]}", found[2])
-    return flat
+    return name
 
 
 def _from_ldm(place: str, inner: str) -> str:

@@ -16,6 +16,7 @@ from engine.errors import BadInput
 from engine.models.cards import REPAIR
 from engine.models.families.base import TextToImage as TextToImage  # of every family; what is here is of other roles
 from engine.models.known import Known
+from engine.models.open_checkpoint import load_part
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class ImagePrompt:
     """weights : {"image_proj": ..., "ip_adapter": ...}, tensors by name (IP-Adapter, Ye et al. 2023)
 
     image_encoder : CLIPVisionModelWithProjection; image_size : pixels that it takes
-    kind : "base", "plus", "face" (InstantID); family : of the text-to-image models that it fits
+    kind : "base", "plus", "full", "face" (InstantID); family : of the text-to-image models that it fits
+    control : InstantID's own ControlNet, which sees the face's tokens; None for the others
     """
 
     weights: dict[str, dict[str, torch.Tensor]]
@@ -71,6 +73,7 @@ class ImagePrompt:
     kind: str
     family: str
     name: str = "the image prompt"
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,15 @@ def load_unet(folder: Path, device: str) -> Any:
     return load_diffusers(UNet2DConditionModel, folder, device)
 
 
+def load_public_clip(folder: Path, dtype: torch.dtype, allow_pickle: bool = False) -> Any:
+    """A whole CLIPModel of a transformers folder. Raises BadInput where it is another kind of model."""
+    model = load_part(folder, "clip", "clip", dtype=dtype, allow_pickle=allow_pickle)
+    if not hasattr(model, "visual_projection") or not hasattr(model, "text_projection"):
+        raise BadInput(f"{folder} holds a {type(model).__name__}, no CLIP with both towers",
+                       "give a CLIP model, for instance openai/clip-vit-large-patch14")
+    return model
+
+
 def load_matting(folder: Path, device: str) -> Matting:
     from diffusers.models.unets.unet_2d import UNet2DModel
     unet = load_diffusers(UNet2DModel, folder, device)
@@ -175,6 +187,18 @@ def load_projection(folder: Path, device: str) -> Any:
 def size_of(unet: Any, vae: Any) -> int:
     """Native pixels: the U-Net's latent size times the VAE's factor."""
     return int(unet.config.sample_size) * int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+class ProjectedEncoder(torch.nn.Module):
+    """A CLIPVisionModelWithProjection as Zero-1-to-3 asks it: pixels (b, 3, h, w) -> (b, d), projected, not
+    normalised."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixel_values=pixels).image_embeds
 
 
 def image_encoder(clip: Any) -> Callable[[torch.Tensor], torch.Tensor]:

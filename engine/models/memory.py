@@ -8,8 +8,9 @@ nothing but speed depends on it (tiles aside: they blend at their seams).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -83,6 +84,12 @@ def bytes_of(*modules: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
+def is_on(module: nn.Module, device: str) -> bool:
+    """Whether a module's weights lie on a device ("cuda" is the current one)."""
+    wanted, first = torch.device(device), next(module.parameters(), None)
+    return first is not None and first.device.type == wanted.type and wanted.index in (None, first.device.index)
+
+
 def largest_block(module: nn.Module) -> int:
     """Bytes of the largest of the pieces that a module is streamed in: entries of its module lists, and the rest."""
     blocks = {id(b): b for m in module.modules() if isinstance(m, nn.ModuleList) for b in m}
@@ -121,13 +128,14 @@ def decode_bytes(model: Any, height: int, width: int) -> int:
 class Arrangement:
     """mode : "whole", all parts stay on the device; "parts", one at a time; "blocks", ``streamed`` ones in pieces
 
-    rows : samples a call of the network at most; None: all. tiles : the VAE decodes in tiles
+    rows : samples a call of the network at most; None: all. pictures : decoded at a time at most; tiles : in tiles
     said : one line for the user; "" where there is nothing to say
     """
 
     mode: Mode = "whole"
     streamed: tuple[str, ...] = ()
     rows: int | None = None
+    pictures: int | None = None
     tiles: bool = False
     said: str = ""
 
@@ -169,19 +177,32 @@ TILE_BYTES = 12 * 512 * 512 * 128 * 2
 """What a tile of 512 pixels takes to decode, half precision."""
 
 
+def work(model: Any, height: int, width: int, rows: int, probe: Probe | None = None) -> Arrangement:
+    """How a loaded model draws ``rows`` samples (both halves of guidance counted) of this size in what is free now."""
+    device = str(model.device)
+    known = (probe or MACHINE).free(device)
+    if known is None:
+        return Arrangement()
+    room = known
+    if model.home is not None:  # what comes next makes the others go
+        sizes = {name: bytes_of(part) for name, part in model.parts.items()}
+        room += sum(sizes[name] for name, part in model.parts.items() if is_on(part, device))
+        room -= max(sizes.values())
+    return _worked(Arrangement(), int(SHARE * room) - (SPARE if torch.device(device).type == "cuda" else 0),
+                   row_bytes(model, height, width), decode_bytes(model, height, width), rows, "")
+
+
 def _worked(a: Arrangement, room: int, row: int, decode: int, rows: int, said: str) -> Arrangement:
-    fitting = max(1, room // max(row, 1))
-    tiles = decode > room
-    also = []
+    fitting, pictures = max(1, room // max(row, 1)), max(1, room // max(decode, 1))
+    tiles, also = decode > room, []
     if fitting < rows:
         also.append(f"{fitting} of {rows} samples go through the network at a time")
     if tiles:
         also.append("pictures are decoded in tiles")
     if also and not said:
-        said = f"{_size(room)} are free for the work"
-    return Arrangement(a.mode, a.streamed, fitting if fitting < rows else None, tiles,
-                       ": ".join([said, " and ".join(also)]) if also and a.mode == "whole" else
-                       "; ".join([said, *also]) if said else "")
+        said = f"{_size(max(room, 0))} are free beside the weights"
+    return replace(a, rows=fitting if fitting < rows else None, pictures=pictures if pictures < rows else None,
+                   tiles=tiles, said="; ".join([said, *also]) if said else "")
 
 
 def _size(n: int) -> str:
@@ -220,6 +241,18 @@ class Residency:
         from diffusers.hooks import apply_group_offloading
         apply_group_offloading(module, self.device, self.away, offload_type="block_level", num_blocks_per_group=1,
                                use_stream=self.device.type == "cuda")
+
+
+@contextmanager
+def tiled(vae: Any, tiles: bool) -> Iterator[None]:
+    """Within it the VAE works in tiles, where ``tiles`` says so."""
+    if tiles:
+        vae.enable_tiling()
+    try:
+        yield
+    finally:
+        if tiles:
+            vae.disable_tiling()
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

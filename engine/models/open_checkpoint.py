@@ -147,14 +147,16 @@ class Part:
         return model.eval().requires_grad_(False)
 
 
-def load_scheduler(source: Path | None, family: str) -> Any:
+def load_scheduler(source: Path | None, family: str, name: str = "scheduler") -> Any:
     """The diffusers scheduler of a folder (``scheduler/scheduler_config.json``), else the family's shipped one.
+
+    name : of the scheduler's own folder, where a model has several
 
     Raises BadInput where neither is there, or where the class it names is no scheduler.
     """
-    folder = source / "scheduler" if source is not None and source.is_dir() else None
+    folder = source / name if source is not None and source.is_dir() else None
     if folder is None or not (folder / "scheduler_config.json").is_file():
-        folder = blueprints.config_folder(family, "scheduler")
+        folder = blueprints.config_folder(family, name)
     if folder is None:
         raise BadInput(f"no schedule of the family {family!r} is known", "give a folder with scheduler/")
     import diffusers

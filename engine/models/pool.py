@@ -1,68 +1,123 @@
-"""Keeps loaded models: one of each part, so that roles share the VAE and CLIP."""
+"""Keeps loaded models within a budget of bytes: one of each part, so that roles share what they have in common."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.models import loading
-from engine.models.cards import Card
-from engine.models.known import read_known
+import torch
+
+from engine.errors import BadInput
+from engine.models import assemble, memory
+from engine.models.families import build
+from engine.models.families.base import TextToImage
 
 if TYPE_CHECKING:
+    from engine.models.local import Located
     from engine.models.sets import ModelSet
+
+BUDGET = "MAQUETTE_MODEL_MEMORY_GB"
+"""The variable that names the budget of a device; without it, half of all its memory."""
+Key = tuple[str, str, str, str]
+"""(digest of the files, part, device, precision)"""
 
 
 class Pool:
-    """Parts by (digest, kind, device), in memory until :meth:`clear`."""
+    """Parts in memory until :meth:`clear`, or until others need the room: the longest unused go first.
 
-    def __init__(self) -> None:
-        self._parts: dict[tuple[str, str, str], Any] = {}
+    budget : bytes that parts may take on a device; None: as MAQUETTE_MODEL_MEMORY_GB says, else half of all
+    A part that a stage still works with lives on until the stage ends, whatever the pool forgets.
+    """
+
+    def __init__(self, budget: int | None = None, probe: memory.Probe | None = None) -> None:
+        self._parts: OrderedDict[Key, Any] = OrderedDict()
+        self._budget, self._probe = budget, probe
         self._lock = threading.RLock()
 
     def get(self, models: ModelSet, role: str, device: str) -> Any:
         """The role's dataclass. Weights are checked against their cards each time (digests are kept in memory)."""
         with self._lock:
-            checked, folder = models.cards(role), models.folder
+            used: set[Key] = set()
+            entry = models.entry(role)
+            if entry.builtin:
+                cards = models.cards(role)
 
-            def part(name: str, kind: str, load: Callable[[], Any]) -> Any:
-                key = (checked[name].sha256, kind, device)
-                if key not in self._parts:
-                    self._parts[key] = load()
-                return self._parts[key]
+                def kept(part: str, load: Callable[[], Any]) -> Any:
+                    own = part.partition("/")[0]
+                    return self._part((cards[own].sha256, part, device, "float32"), load, used)
+                made = assemble.builtin(models, role, cards, device, kept)
+                self._shrink(device, used)
+                return made
+            precision = memory.precision(device, models.precision)
+            made = assemble.public(models.located(role), role, device, getattr(torch, precision),
+                                   self._keeper(device, precision, used), models.allow_pickle)
+            self._shrink(device, used)
+            return self._placed(made, device, used)
 
-            def clip() -> Any:
-                return part("clip", "clip", lambda: loading.load_clip(folder / "clip", device))
+    def _keeper(self, device: str, precision: str, used: set[Key]) -> Callable[[Located], build.Keep]:
+        def keep(here: Located) -> build.Keep:
+            mark = _mark(here)
 
-            def vae() -> Any:
-                return part("vae", "vae", lambda: loading.load_vae(folder / "vae", device))
+            def one(part: str, load: Callable[[], Any]) -> Any:
+                return self._part((mark, part, device, precision), load, used)
+            return one
+        return keep
 
-            def tokenizer() -> Any:
-                return part("tokenizer", "tokenizer", lambda: loading.load_tokenizer(folder / "tokenizer"))
+    def _part(self, key: Key, load: Callable[[], Any], used: set[Key]) -> Any:
+        used.add(key)
+        if key not in self._parts:
+            self._parts[key] = load()
+        self._parts.move_to_end(key)
+        return self._parts[key]
 
-            def unet() -> Any:
-                return part(role, "unet", lambda: loading.load_unet(folder / role / "unet", device))
+    def _placed(self, made: Any, device: str, used: set[Key]) -> Any:
+        """On its device; others make room for it there, where they lie in the pool alone."""
+        if torch.device(device).type == "cpu":
+            return made
+        modules = _modules(made)
+        need = sum(memory.bytes_of(m) for m in modules if not memory.is_on(m, device))
+        for key in [k for k in self._parts if k not in used and k[2] == device]:
+            free = (self._probe or memory.MACHINE).free(device)
+            if free is None or free >= need + memory.SPARE:
+                break
+            del self._parts[key]
+        if isinstance(made, TextToImage):
+            return build.settle(made, device, self._probe)
+        for module in modules:
+            module.to(device)
+        return made
 
-            def scheduler() -> Any:
-                return part(role, "scheduler", lambda: loading.load_scheduler(folder / role / "scheduler"))
+    def _shrink(self, device: str, used: Iterable[Key]) -> None:
+        """Forget the longest unused parts until the rest is within the budget; what is in use stays."""
+        budget = self._limit(device)
+        if budget is None:
+            return
+        held = {key: memory.bytes_of(part) for key, part in self._parts.items() if key[2] == device}
+        for key in list(held):
+            if sum(held.values()) <= budget:
+                return
+            if key not in used:
+                del held[key], self._parts[key]
 
-            if role == "text_to_image":
-                return loading.TextToImage(unet(), vae(), clip().text_model, tokenizer(), scheduler(),
-                                           loading.size_of(unet(), vae()), _words(checked[role]))
-            if role == "image_text":
-                return loading.ImageText(clip(), tokenizer(), read_known(folder, checked["clip"].sha256))
-            if role == "novel_view":
-                projection = part(role, "cc_projection",
-                                  lambda: loading.load_projection(folder / role / "cc_projection", device))
-                return loading.NovelView(unet(), projection, loading.image_encoder(clip()),
-                                         int(clip().config.vision_config.image_size), vae(), scheduler(),
-                                         loading.size_of(unet(), vae()))
-            if role == "matting":
-                return part(role, "matting", lambda: loading.load_matting(folder / role, device))
-            if role == "view_judge":
-                return part(role, "view_judge", lambda: loading.load_view_judge(folder / role, device))
-            raise ValueError(role)
+    def _limit(self, device: str) -> int | None:
+        if self._budget is not None:
+            return self._budget
+        if told := os.environ.get(BUDGET):
+            try:
+                return int(float(told) * (1 << 30))
+            except ValueError:
+                raise BadInput(f"{BUDGET}={told!r} is no number", "give gigabytes, for instance 8") from None
+        total = (self._probe or memory.MACHINE).total(device)
+        return None if total is None else total // 2
+
+    def held(self, device: str) -> int:
+        """Bytes of the parts that are kept for a device."""
+        with self._lock:
+            return memory.bytes_of(*(part for key, part in self._parts.items() if key[2] == device))
 
     def clear(self) -> None:
         """Forget every model, so that its memory can be used again."""
@@ -70,9 +125,18 @@ class Pool:
             self._parts.clear()
 
 
-def _words(card: Card) -> tuple[str, ...]:
-    words = card.fields.get("words")
-    return tuple(str(w) for w in words) if isinstance(words, list) else ()
+def _mark(here: Located) -> str:
+    """What tells a model's files from all others."""
+    from engine.models import local
+    return "+".join(local.digest_of(path) for _, path in sorted(here.files.items()))
+
+
+def _modules(made: Any) -> list[torch.nn.Module]:
+    if isinstance(made, TextToImage):
+        return list(made.parts.values())
+    own = list(vars(made).values())
+    return ([value for value in own if isinstance(value, torch.nn.Module)]
+            + [m for value in own if is_dataclass(value) for m in _modules(value)])
 
 
 POOL = Pool()

@@ -12,7 +12,7 @@ A stage draws with any family by these steps:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.diffusion import pictures, prompt
 from engine.errors import BadInput
-from engine.models.memory import Residency
+from engine.models import memory
 
 PREVIEW_CELLS = 16
 """Latent cells a side that a preview is drawn from: 128 pixels with a VAE of factor 8."""
@@ -81,6 +81,7 @@ class TextToImage:
     family : "sd15", "sd21", "sdxl", ...; what is trained for one does not fit another
     name : what messages call it
     home : how its parts come to the device that computes, where they do not all fit; None: they are there
+    upscalers : further models of a cascade, in order; notes : what a user must be told of how it was loaded
     """
 
     unet: Any
@@ -93,7 +94,9 @@ class TextToImage:
     family: str = "sd15"
     defaults: Defaults = field(default_factory=Defaults)
     name: str = "the model"
-    home: Residency | None = None
+    home: memory.Residency | None = None
+    upscalers: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -123,10 +126,37 @@ class TextToImage:
         return max(8, self.factor * int(getattr(self.unet.config, "patch_size", None) or 1))
 
     @property
+    def open_vocabulary(self) -> bool:
+        """Whether it may be told any word, and not only those of its training captions."""
+        return not self.words and self.family != "builtin"
+
+    @property
+    def text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+        """(text encoder, tokenizer) of those that read by a table of words, and so can learn new ones."""
+        return ((self.text_encoder, self.tokenizer),)
+
+    def with_text_encoders(self, pairs: Sequence[tuple[Any, Any]]) -> TextToImage:
+        """The same model with others in the place of ``text_encoders``."""
+        names = ("", "_2", "_3")
+        return self.changed(**{f"text_encoder{n}": encoder for n, (encoder, _) in zip(names, pairs, strict=False)},
+                            **{f"tokenizer{n}": tokenizer for n, (_, tokenizer) in zip(names, pairs, strict=False)})
+
+    @property
     def embeds_guidance(self) -> bool:
         """Whether the guidance scale is told to the network (a latent consistency model) instead of being made of two
         predictions."""
         return getattr(self.unet.config, "time_cond_proj_dim", None) is not None
+
+    @property
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """Its networks by name, those of a cascade's further steps among them; one that serves twice stands once."""
+        found: dict[str, torch.nn.Module] = {}
+        for step, model in enumerate((self, *self.upscalers)):
+            for one in fields(model):
+                value = getattr(model, one.name)
+                if isinstance(value, torch.nn.Module) and not any(value is known for known in found.values()):
+                    found[f"{one.name} of step {step + 1}" if step else one.name] = value
+        return found
 
     def use(self, part: Any) -> Any:
         """A part, there where it computes."""
@@ -135,6 +165,11 @@ class TextToImage:
     def changed(self, **parts: Any) -> TextToImage:
         """The same model with other parts (a twin of its network with a LoRA, ...)."""
         return replace(self, **parts)
+
+    def unseen(self, text: str) -> tuple[str, int]:
+        """(what of a text lies beyond the tokens that are read, how many those are); ("", 0) when all is read."""
+        lost = prompt.cut_off(self.tokenizer, text)
+        return lost, int(self.tokenizer.model_max_length) if lost else 0
 
     # -- what it is asked --------------------------------------------------------------------------------------------
 
@@ -216,13 +251,19 @@ class TextToImage:
             latents = posterior.mean + posterior.std * noise.to(posterior.mean)
         return self._scaled(latents.to(torch.promote_types(latents.dtype, torch.float32)))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(b, c, h', w') scaled latents -> (b, 3, h, w) in about [0, 1], unclamped, float32 (or wider)."""
+    def decode(self, latents: Tensor, at_once: int | None = None, tiles: bool = False) -> Tensor:
+        """(b, c, h', w') scaled latents -> (b, 3, h, w) in about [0, 1], unclamped, float32 (or wider).
+
+        at_once : at most so many pictures, where memory is short; tiles : large ones in overlapping tiles, blended
+        """
         if self.vae is None:
             return latents / 2 + 0.5
-        kind = next(self.vae.parameters()).dtype
-        made = self.use(self.vae).decode(self._unscaled(latents).to(kind)).sample / 2 + 0.5
-        return made.to(torch.promote_types(kind, torch.float32))
+        kind, vae = next(self.vae.parameters()).dtype, self.use(self.vae)
+        parts = self._unscaled(latents).to(kind).split(at_once or len(latents))
+        with memory.tiled(vae, tiles):
+            made = [vae.decode(part).sample / 2 + 0.5 for part in parts]
+        return torch.cat(made).to(torch.promote_types(kind, torch.float32)) if len(made) > 1 else made[0].to(
+            torch.promote_types(kind, torch.float32))
 
     def preview(self, latents: Tensor) -> Tensor:
         """As ``decode``, in at most 128 pixels or so: cheap beside a step."""

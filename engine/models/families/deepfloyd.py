@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.models.families.base import Conditions, TextToImage
-from engine.models.families.texts import plain, t5_states
+from engine.models.families.texts import cut_off, plain, t5_states
 from engine.models.families.upscaling import Upscaler
 
 TOKENS = 77
@@ -23,13 +25,34 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class DeepFloyd(TextToImage):
-    """unet : UNet2DConditionModel in pixels; vae : None; text_encoder : T5 XXL
+    """unet : UNet2DConditionModel in pixels; vae : None; text_encoder : T5 XXL; size : of the whole cascade's pictures
 
-    upscalers : the cascade's further steps, in order
+    upscalers : the cascade's further steps (``Upscaler``), in order
     """
 
-    upscalers: tuple[Upscaler, ...] = ()
     family: str = "deepfloyd_1"
+
+    @property
+    def enlarges(self) -> int:
+        """How many times larger the cascade's pictures are than what the first network draws."""
+        return prod(up.enlarges for up in self.upscalers)
+
+    @property
+    def multiple(self) -> int:
+        return 8 * self.enlarges
+
+    @property
+    def text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+        return ()
+
+    def unseen(self, text: str) -> tuple[str, int]:
+        lost = cut_off(self.tokenizer, text, TOKENS)
+        return lost, TOKENS if lost else 0
+
+    def shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """Of what the first network draws, for pictures of ``height`` x ``width`` pixels after the whole cascade."""
+        channels, rows, columns = super().shape(height, width)
+        return channels, rows // self.enlarges, columns // self.enlarges
 
     def condition(self, texts: Sequence[str], *, negative: bool = False, height: int | None = None,
                   width: int | None = None) -> Conditions:
@@ -56,6 +79,9 @@ class DeepFloydUpscaler(Upscaler, DeepFloyd):
     def enlarges(self) -> int:
         """4: from the first network's 64 pixels to its own 256."""
         return 4
+
+    def shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        return TextToImage.shape(self, height, width)
 
     def start(self, images: Tensor, generators: Sequence[torch.Generator], noise_level: int | None = None
               ) -> tuple[Tensor, Tensor, Tensor]:

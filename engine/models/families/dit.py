@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,13 @@ class DiT(TextToImage):
         near = difflib.get_close_matches(said, known, n=4, cutoff=0.5) or inside[:4] or list(known)[:4]
         raise BadInput(f"{self.name} draws ImageNet's classes, and {text[:60]!r} names none of them",
                        f"give one, for instance {', '.join(near)}" if near else "choose another model set")
+
+    @property
+    def text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+        return ()
+
+    def unseen(self, text: str) -> tuple[str, int]:
+        return "", 0
 
     def condition(self, texts: Sequence[str], *, negative: bool = False, height: int | None = None,
                   width: int | None = None) -> Conditions:

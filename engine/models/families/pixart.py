@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.models.families.base import Conditions, TextToImage, refuse
-from engine.models.families.texts import plain, t5_states
+from engine.models.families.texts import cut_off, plain, t5_states
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class PixArt(TextToImage):
     def told_sizes(self) -> bool:
         """Whether the network has a place for the picture's size."""
         return bool(self.unet.use_additional_conditions)
+
+    @property
+    def text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+        return ()
+
+    def unseen(self, text: str) -> tuple[str, int]:
+        lost = cut_off(self.tokenizer, text, self.tokens)
+        return lost, self.tokens if lost else 0
 
     def condition(self, texts: Sequence[str], *, negative: bool = False, height: int | None = None,
                   width: int | None = None) -> Conditions:

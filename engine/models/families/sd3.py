@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.models.families.base import Conditions, TextToImage, refuse
-from engine.models.families.texts import clip_penultimate, t5_states
+from engine.models.families.texts import clip_penultimate, cut_off, t5_states
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,14 @@ class StableDiffusion3(TextToImage):
 
     @property
     def text_encoders(self) -> tuple[tuple[Any, Any], ...]:
-        found = ((self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2),
-                 (self.text_encoder_3, self.tokenizer_3))
-        return tuple(pair for pair in found if pair[0] is not None)
+        return ((self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2))
+
+    def unseen(self, text: str) -> tuple[str, int]:
+        """T5 reads on where the CLIPs end; without it, theirs is the limit."""
+        if self.text_encoder_3 is None:
+            return super().unseen(text)
+        lost = cut_off(self.tokenizer_3, text, self.t5_tokens)
+        return lost, self.t5_tokens if lost else 0
 
     def condition(self, texts: Sequence[str], *, negative: bool = False, height: int | None = None,
                   width: int | None = None) -> Conditions:
