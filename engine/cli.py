@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.image_cli import image
 from engine.models_cli import models as models_app
+from engine.runs.stopping import stoppable as _stoppable
 
 if TYPE_CHECKING:
     from engine.api import Asset
     from engine.recipes.recipe import Recipe
-    from engine.runs.run import Run
-    from engine.training.lora_command import Training
 
 app = typer.Typer(name="maquette", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="From a prompt or a picture to textured, validated 3-D assets that a game engine accepts.")
@@ -25,6 +23,7 @@ app.add_typer(toybox, name="toybox")
 train = typer.Typer(no_args_is_help=True, help="Teach the models something of your own.")
 app.add_typer(train, name="train")
 app.add_typer(models_app, name="models")
+app.add_typer(image, name="image")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the finished files.", show_default=False)]
 Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
@@ -257,27 +256,6 @@ def _show(asset: Asset, out: Path) -> None:
         show_report(asset.report, out)
     else:
         show_stopped(asset, out)
-
-
-@contextmanager
-def _stoppable(run: Run | Training) -> Iterator[None]:
-    """First Ctrl-C (or TERM): stop at the next word of progress, keep a checkpoint. Second: stop at once."""
-    import signal
-    asked: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        run.cancel()
-        print("\nstopping; what is finished is kept (again to stop at once)", file=sys.stderr)
-
-    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def main(arguments: list[str] | None = None) -> None:

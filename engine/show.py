@@ -47,6 +47,16 @@ def show_stopped(asset: Asset, folder: Path, console: Console | None = None) -> 
     out.print(Text(f"stopped after {last}; the same command without --until goes on from here", style="bold"))
 
 
+def show_picture(report: Report, path: Path, console: Console | None = None) -> None:
+    """Figures, gates and place of a picture."""
+    out = console or Console()
+    out.print(_figures(report.metrics))
+    for gate in report.gates:
+        word = "passed" if gate.passed else "refused"
+        out.print(Text(f"gate {gate.metric} {gate.threshold:g}: {_number(gate.value)} {word}"))
+    out.print(Text(str(path), style="bold", overflow="fold"))
+
+
 def show_findings(findings: list[Finding], console: Console | None = None) -> None:
     """The doctor's lines."""
     out = console or Console()

@@ -26,6 +26,8 @@ from engine.diffusion import sampling
 from engine.diffusion.sampling import Denoise, Steps
 from engine.errors import BadInput, RunFailed
 
+VISIBLE = 2 / 255
+"""Differences of neighbouring pixels that are smaller than this on average count as this: no eye sees them."""
 MASKED = 0.5
 """From this value on a mask's pixel is to be repainted."""
 
@@ -147,8 +149,8 @@ def seam_gradient(image: np.ndarray, weights: np.ndarray, before: np.ndarray | N
     (the feather's band; without a feather the mask's outline); its surroundings are all pairs within a sixteenth of
     the longer side of the mask's outline, the seam itself among them.
     before : the picture as it was. A seam along an edge that stood there is no fault: the mean difference there before
-    counts where it is the greater one.
-    1 is a place like those around it. Where nothing differs anywhere it is 1 too.
+    counts where it is the greater one. Neither counts for less than VISIBLE.
+    1 is a place like those around it; a picture without a seam gives 0.
     """
     from scipy.ndimage import distance_transform_edt
     mask = weights >= 1
@@ -157,10 +159,9 @@ def seam_gradient(image: np.ndarray, weights: np.ndarray, before: np.ndarray | N
     near = across | _pairs(lambda a, b: np.minimum(a, b) <= max(image.shape[:2]) / 16, away)
     found = _pairs(_difference, image.astype(np.float64))
     if not across.any():
-        return 1.0
+        return 0.0
     least = 0.0 if before is None else _pairs(_difference, before.astype(np.float64))[across].mean()
-    around = max(float(found[near].mean()), float(least))
-    return float(found[across].mean()) / around if around > 0 else 1.0
+    return float(found[across].mean()) / max(float(found[near].mean()), float(least), VISIBLE)
 
 
 def _pairs(of: Callable[[np.ndarray, np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:

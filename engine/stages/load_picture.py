@@ -40,6 +40,19 @@ def picture_digest(path: str | Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a picture file as it is shown, from its header: turned as its EXIF says."""
+    with _open(_read(Path(path)), Path(path)) as file:
+        turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (file.height, file.width) if turned else (file.width, file.height)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A picture file's pixels as ``load_picture`` has them, (h, w, 3 or 4) float32 in [0, 1], in its own size."""
+    with _open(_read(Path(path)), Path(path)) as file:
+        return np.asarray(_upright_srgb(file, Path(path)), dtype=np.float32) / 255
+
+
 @stage(version=1)
 def load_picture(p: LoadPicture, job: Job) -> Picture:
     """Read, check and convert to 8-bit sRGB, upright, with alpha where the file has any.
