@@ -153,7 +153,7 @@ class Control:
             return {}
         device = next(model.parameters()).device
         draws = [Draw(0, 1.0, np.random.default_rng(k), torch.Generator().manual_seed(k), device) for k in range(4)]
-        loss = float(np.mean([float(self._loss(model, self.held_out, d, 32)) for d in draws]))
+        loss = float(np.mean([float(self._loss(model, self.held_out, d, 32).detach()) for d in draws]))
         return {**self.measure(model.cpu(), LOOKED_AT, 10), "held_out_loss": loss}
 
     def sheet(self, model: nn.Module) -> Image.Image | None:

@@ -65,7 +65,7 @@ def part_color_error(pictures: np.ndarray, true: np.ndarray, parts: np.ndarray) 
         for number in np.unique(part[part != NONE]):
             inside = part == number
             if inside.sum() >= FEWEST:
-                errors.append(np.abs(picture[inside].mean(0) - truth[inside].mean(0)).mean())
+                errors.append(np.abs(picture[inside].mean(0, np.float64) - truth[inside].mean(0, np.float64)).mean())
     return float(np.mean(errors)) if errors else 0.0
 
 

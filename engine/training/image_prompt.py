@@ -157,7 +157,7 @@ class ImagePrompt:
             return {}
         device = next(model.parameters()).device
         draws = [Draw(0, 1.0, np.random.default_rng(k), torch.Generator().manual_seed(k), device) for k in range(4)]
-        loss = float(np.mean([float(self._loss(model, self.held_out, d, 32)) for d in draws]))
+        loss = float(np.mean([float(self._loss(model, self.held_out, d, 32).detach()) for d in draws]))
         judged = self.measure(model.cpu(), LOOKED_AT, 10) if (self.root / "judge").is_dir() else {}
         return {**judged, "held_out_loss": loss}
 
