@@ -152,7 +152,10 @@ def _models_folder() -> list[Finding]:
         found.append(Finding("hub", "note", "HF_HUB_OFFLINE is set: nothing can be pulled", "Unset it to pull models"))
     else:
         who = "with a token" if hub.token() else "without a token (gated models need HF_TOKEN)"
-        found.append(Finding("hub", "ok", f"{hub.endpoint()}, {who}"))
+        try:
+            found.append(Finding("hub", "ok", f"{hub.endpoint()}, {who}"))
+        except MaquetteError as error:
+            found.append(Finding("hub", "lack", error.what, error.fix))
     return found
 
 

@@ -53,8 +53,15 @@ class Repository:
 
 
 def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT, else huggingface.co."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    """The hub's address: HF_ENDPOINT, else huggingface.co. BadInput where that is none."""
+    told = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").strip().rstrip("/")
+    try:
+        good = urlsplit(told).scheme in ("http", "https") and bool(urlsplit(told).hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise BadInput(f"HF_ENDPOINT is {told!r}, which is no address", "Example: https://huggingface.co")
+    return told
 
 
 def token() -> str:
@@ -162,9 +169,6 @@ def _ask(request: urllib.request.Request, hub: str, name: str, follow: bool) -> 
         raise _refusal(error, hub, name) from error
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise Broken(f"{endpoint()} cannot be reached ({getattr(error, 'reason', None) or error})") from error
-    except ValueError as error:
-        raise BadInput(f"HF_ENDPOINT is {endpoint()!r}, which is no address",
-                       "Example: https://huggingface.co") from error
 
 
 def _refusal(error: urllib.error.HTTPError, hub: str, name: str) -> MaquetteError:

@@ -39,7 +39,7 @@ class Terms:
 
 def terms(model: Model) -> Terms:
     """The terms of a model and all that it needs."""
-    every = with_needs([model.id]) if model.needs else [model]
+    every = [model, *(other for other in with_needs(list(model.needs)) if other.id != model.id)]
     strictest = max(every, key=lambda one: _WORST[one.commercial])  # the first of equal ones: the model itself
     others = {one.licence or "unknown": one.id for one in every[1:] if one.licence != model.licence}
     names = [model.licence or "unknown", *(f"{licence} ({id})" for licence, id in others.items())]

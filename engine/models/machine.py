@@ -50,7 +50,7 @@ def fit(models: Iterable[Model], machine: Machine) -> tuple[Fit, float]:
 
     On a GPU in half precision; on the CPU in single precision, twice as much.
     """
-    every = {one.id: one for model in models for one in with_needs([model.id])}
+    every = {one.id: one for model in models for one in (model, *with_needs(list(model.needs)))}
     weights = sum(one.memory_mb for one in every.values()) * 1e6
     work = max((working_bytes(one.native_size_px) for one in every.values()), default=0.0)
     if machine.device.startswith("cuda"):
