@@ -13,14 +13,17 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from engine.diffusion import control, image_prompt, inpainting, pictures, prompt, sampling
+from engine.diffusion import adapters, control, image_prompt, inpainting, pictures, prompt, sampling
+from engine.diffusion.adapters import Adapted
 from engine.diffusion.control import Hint
 from engine.diffusion.control_maps import Kind
 from engine.diffusion.sampling import Sampler
-from engine.job import Job, Params
+from engine.errors import BadInput
+from engine.job import Job
+from engine.models import memory
 
 
-class Drawing(Params):
+class Drawing(Adapted):
     """What every image stage can be told. Numbers that are None are as the model itself is used."""
 
     prompt: str = Field(description="What to draw, 1 to 1,000 characters.")
@@ -105,71 +108,87 @@ def draw(model: Any, p: Drawing, job: Job, size: tuple[int, int], given: Given |
     """-> one picture (1, 3, h, w), about [0, 1], unclamped.
 
     model : ``engine.models.families``'s; size : (h, w), pixels, as the model can draw them
-    Raises BadInput for sizes, maps and adapters that do not fit the model.
+    Raises BadInput for sizes, maps, LoRAs and adapters that do not fit the model, and for cascades, which have no
+    latents to begin from.
     """
     given = given or Given()
+    if model.upscalers:
+        raise BadInput(f"{model.name} draws in a cascade of sizes and cannot work on pictures",
+                       "give another --models, for instance sd15 or builtin")
     steps = model.defaults.steps if p.steps is None else p.steps
     guidance = model.defaults.guidance if p.guidance is None else p.guidance
-    sampler: Sampler = model.defaults.sampler if p.sampler is None else p.sampler
-    warn_of_words(model, p, job)
+    model, on_top = adapters.adapted(model, p)
+    warn_of_words(model, p, on_top, job)
+    room = memory.work(model, *size, 1 + (guidance > 1))
+    if room.said:
+        job.warn(room.said)
     generators = [job.generator(0)]
     with torch.inference_mode():
-        wanted, unwanted = model.pair(p.prompt, p.negative, *size)
+        wanted, unwanted = model.pair(on_top.spelled(p.prompt), on_top.spelled(p.negative), *size)
         model, tokens, hints = _adapted(model, p, job, given)
         noise = sampling.initial_noise(generators, model.shape(*size), model.device)
-        settings = model.sampling_settings(noise.shape)
-        start = None if given.start is None else model.encode(given.start.to(model.device)).to(noise)
-        begun = start is not None and given.strength < 1
+        start, cells, beside = _begun(model, given, noise)
+        rounds = 1 if cells is None else given.rounds
+        sampler, settings = _rule(model, p, rounds), model.sampling_settings(noise.shape)
+        kept = start if given.strength < 1 else None
         plan = sampling.Steps(sampling.scheduler_for(model.scheduler, sampler), steps, noise.device, settings=settings,
-                              first=sampling.begun_at(steps, given.strength) if begun else 0)
-        beside = None
-        if given.mask is not None and given.start is not None and inpainting.takes_masks(model):
-            beside = inpainting.masked_channels(model, given.start.to(model.device), given.mask)
-        denoise = sampling.denoiser(model, wanted, unwanted, guidance, extras=_extras(
-            control.steered(model, hints, plan.timesteps), tokens, beside))
-        told: dict[str, Any] = {"watch": _watch(model, job, len(plan)), "settings": settings}
-        if given.mask is None or beside is not None or start is None:
-            latents = sampling.sample(model.scheduler, denoise, noise, steps, sampler, generators=generators,
-                                      start=start if begun else None, strength=given.strength, **told)
+                              first=0 if kept is None else sampling.begun_at(steps, given.strength))
+        extras = _extras(control.steered(model, hints, plan.timesteps), tokens, beside)
+        denoise = sampling.denoiser(model, wanted, unwanted, guidance, extras=extras, rows=room.rows)
+        watch = _watch(model, job, len(plan))
+        if start is not None and cells is not None and rounds > 1:
+            latents = inpainting.repaint(model.scheduler, denoise, noise, start, cells, steps, rounds, generators,
+                                         sampler=sampler, strength=given.strength, watch=watch, settings=settings)
         else:
-            cells = inpainting.touched_cells(given.mask, *noise.shape[-2:]).to(noise)
-            latents = _blended(model, denoise, noise, start, cells, steps, sampler, generators, given, told)
-        return model.decode(latents)
+            after = None if start is None or cells is None else inpainting.keep_known(start, noise, cells)
+            latents = sampling.sample(model.scheduler, denoise, noise, steps, sampler, watch, generators=generators,
+                                      start=kept, strength=given.strength, after=after, settings=settings)
+        return model.decode(latents, room.pictures, room.tiles)
 
 
-def _blended(model: Any, denoise: sampling.Denoise, noise: Tensor, known: Tensor, cells: Tensor, steps: int,
-             sampler: Sampler, generators: list[torch.Generator], given: Given, told: dict[str, Any]) -> Tensor:
-    """Latent blending: by the sampler asked for, or with each step taken several times."""
-    if given.rounds > 1:
-        return inpainting.repaint(model.scheduler, denoise, noise, known, cells, steps, given.rounds, generators,
-                                  strength=given.strength, **told)
-    return sampling.sample(model.scheduler, denoise, noise, steps, sampler, generators=generators,
-                           start=known if given.strength < 1 else None, strength=given.strength,
-                           after=inpainting.keep_known(known, noise, cells), **told)
+def _begun(model: Any, given: Given, noise: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Clean latents to begin from, cells to blend (None: all are drawn), channels beside the latents; each or None."""
+    if given.start is None:
+        return None, None, None
+    picture = given.start.to(model.device)
+    latents = model.encode(picture).to(noise)
+    if given.mask is None:
+        return latents, None, None
+    if inpainting.takes_masks(model):
+        return latents, None, inpainting.masked_channels(model, picture, given.mask)
+    return latents, inpainting.touched_cells(given.mask, *noise.shape[-2:]).to(noise), None
+
+
+def _rule(model: Any, p: Drawing, rounds: int) -> Sampler:
+    """Repainting in rounds takes its steps itself, as DDIM does, in the levels of the model's schedule."""
+    asked: Sampler = model.defaults.sampler if p.sampler is None else p.sampler
+    if rounds == 1:
+        return asked
+    return "own" if sampling.is_flow(model.scheduler) else "ddim"
 
 
 def _adapted(model: Any, p: Drawing, job: Job, given: Given
              ) -> tuple[Any, list[tuple[Tensor, Tensor]], list[Hint]]:
     """The model with its image prompts in, their tokens, and its controls."""
-    adapters, scales, shown = [], [], []
+    found, scales, shown = [], [], []
     if p.like_scale and given.like is not None:
-        adapters.append(job.model("image_prompt"))
+        found.append(job.model("image_prompt"))
         scales.append(p.like_scale)
         shown.append(given.like)
     if p.face_scale and given.face is not None:
-        adapters.append(job.model("face_prompt"))
+        found.append(job.model("face_prompt"))
         scales.append(p.face_scale)
         shown.append(given.face)
     tokens = [image_prompt.tokens(adapter, what.to(model.device))
-              for adapter, what in zip(adapters, shown, strict=True)]
+              for adapter, what in zip(found, shown, strict=True)]
     hints = [Hint(job.model(f"control.{kind}"), image, p.scale(i), *p.share(i))
              for i, (kind, image) in enumerate(zip(p.controls, given.maps, strict=True))]
     if p.face_scale and given.face is not None and given.face_map is not None:
-        steering = getattr(adapters[-1], "control", None)
+        steering = found[-1].control
         if steering is not None:  # InstantID's own, which sees the face's tokens where others see the text's
             wanted, unwanted = (pair[:, 0] for pair in tokens[-1])
             hints.append(Hint(steering, given.face_map, p.face_scale, tokens=(wanted, unwanted)))
-    return (image_prompt.apply(model, adapters, scales) if adapters else model), tokens, hints
+    return (image_prompt.apply(model, found, scales) if found else model), tokens, hints
 
 
 def _extras(steer: sampling.Extras, tokens: list[tuple[Tensor, Tensor]], beside: Tensor | None) -> sampling.Extras:
@@ -190,10 +209,11 @@ def _watch(model: Any, job: Job, steps: int) -> Callable[[int, Tensor], None]:
     return watch
 
 
-def warn_of_words(model: Any, p: Drawing, job: Job) -> None:
-    """Say what of the prompts the model never saw, where that is known, or cannot read."""
+def warn_of_words(model: Any, p: Drawing, on_top: adapters.OnTop, job: Job) -> None:
+    """Say what of the prompts the model never saw, where that is known, or cannot read, and what drew along."""
+    on_top.warn(p.prompt, job)
     if model.words:
-        unknown = prompt.unknown_words(f"{p.prompt} {p.negative}", {*model.words, *prompt.EMPTY_WORDS})
+        unknown = prompt.unknown_words(f"{p.prompt} {p.negative}", {*model.words, *on_top.words, *prompt.EMPTY_WORDS})
         if unknown:
             job.warn(prompt.unknown_words_warning(unknown))
     for what, words in (("prompt", p.prompt), ("negative prompt", p.negative)):

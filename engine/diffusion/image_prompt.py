@@ -9,7 +9,8 @@ Each cross-attention gets keys and values of its own for the image tokens; what 
     softmax(Q K^T) V + scale softmax(Q K_ip^T) V_ip,   K_ip = tokens W_k,   V_ip = tokens W_v
 
 Tokens come from CLIP's image embedding by one linear layer (base), from the patches of its last but one layer by a
-perceiver (plus), or from a face's identity vector by the same perceiver (face; InstantID, Wang et al. 2024).
+perceiver (plus) or one by one (full), or from a face's identity vector by the same perceiver (face; InstantID, Wang et
+al. 2024).
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ FACE = 512
 def projection(weights: Mapping[str, Tensor], name: str = "the image prompt") -> nn.Module:
     """The module that makes tokens of an embedding, from a file's ``image_proj`` tensors, every one accounted for.
 
-    (b, d) -> (b, n, width) for a linear one; (b, m, d) -> (b, n, width) for a perceiver. Raises BadInput for layouts
-    that are neither.
+    (b, d) -> (b, n, width) for the linear one; (b, m, d) -> (b, n, width) for a perceiver, n = m for "full". Raises
+    BadInput for other layouts.
     """
-    from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
+    from diffusers.models.embeddings import ImageProjection, IPAdapterFullImageProjection, IPAdapterPlusImageProjection
     module: nn.Module
     if "proj.weight" in weights and "norm.weight" in weights:
         width = weights["norm.weight"].shape[0]
@@ -46,6 +47,12 @@ def projection(weights: Mapping[str, Tensor], name: str = "the image prompt") ->
         with torch.device("meta"):
             module = ImageProjection(source, width, count)
         tensors = {key.replace("proj.", "image_embeds."): value for key, value in weights.items()}
+    elif "proj.3.weight" in weights and "proj.0.weight" in weights:
+        with torch.device("meta"):
+            module = IPAdapterFullImageProjection(weights["proj.0.weight"].shape[1], weights["proj.3.weight"].shape[0])
+        names = (("proj.0.", "ff.net.0.proj."), ("proj.2.", "ff.net.2."), ("proj.3.", "norm."))
+        tensors = {next((new + key.removeprefix(old) for old, new in names if key.startswith(old)), key): value
+                   for key, value in weights.items()}
     elif "latents" in weights and "proj_in.weight" in weights:
         hidden, source = weights["proj_in.weight"].shape
         depth = len({key.split(".")[1] for key in weights if key.startswith("layers.")})
@@ -160,17 +167,20 @@ def apply(model: Any, adapters: Sequence[Any], scales: Sequence[float]) -> Any:
 
 
 def _token_count(adapter: Any) -> int:
+    """How many tokens it makes. (diffusers' processors tell by it where the text ends only where both come in one.)"""
     made = adapter.weights["image_proj"]
     if "latents" in made:
         return int(made["latents"].shape[1])
-    return int(made["proj.weight"].shape[0] // made["norm.weight"].shape[0])
+    if "proj.weight" in made:
+        return int(made["proj.weight"].shape[0] // made["norm.weight"].shape[0])
+    return (adapter.image_size // int(adapter.image_encoder.config.patch_size)) ** 2 + 1
 
 
 def tokens(adapter: Any, given: Tensor) -> tuple[Tensor, Tensor]:
     """(wanted, unwanted) image tokens, (1, 1, n, width) each: of what is given, and of nothing.
 
     given : a picture (1, 3, h, w) in [0, 1] over white; for a face adapter an identity vector (1, 512). What stands
-    for nothing is the zero embedding (base, face), or the patches of a grey picture (plus), as they were trained.
+    for nothing is the zero embedding (base, face), or the patches of a grey picture (plus, full), as they were trained.
     """
     made = projection(adapter.weights["image_proj"], adapter.name).float().to(given.device)
     with torch.no_grad():
@@ -184,7 +194,7 @@ def tokens(adapter: Any, given: Tensor) -> tuple[Tensor, Tensor]:
             encoder = adapter.image_encoder
             kind = next(encoder.parameters()).dtype
             pixels = pictures.clip_input(given, adapter.image_size).to(kind)
-            if adapter.kind == "plus":
+            if adapter.kind in ("plus", "full"):
                 seen = encoder(pixel_values=torch.cat([pixels, torch.zeros_like(pixels)]), output_hidden_states=True)
                 embedding, nothing = seen.hidden_states[-2].float().chunk(2)
             else:

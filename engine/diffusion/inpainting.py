@@ -88,7 +88,7 @@ def keep_known(known: Tensor, noise: Tensor, cells: Tensor) -> Callable[[Steps, 
 
 
 def repaint(trained: Any, denoise: Denoise, noise: Tensor, known: Tensor, cells: Tensor, steps: int, rounds: int,
-            generators: Sequence[torch.Generator], *, strength: float = 1.0,
+            generators: Sequence[torch.Generator], *, sampler: sampling.Sampler = "ddim", strength: float = 1.0,
             watch: Callable[[int, Tensor], None] | None = None, settings: Mapping[str, Any] | None = None) -> Tensor:
     """Noise (b, c, h, w) -> clean latents: latent blending with resampling (Lugmayr et al. 2022, algorithm 1).
 
@@ -99,12 +99,12 @@ def repaint(trained: Any, denoise: Denoise, noise: Tensor, known: Tensor, cells:
         on:     x_{i+1} = alpha_{i+1} x0 + sigma_{i+1} eps
         back:   x_i = r x_{i+1} + sqrt(sigma_i^2 - r^2 sigma_{i+1}^2) z,   r = alpha_i / alpha_{i+1}
 
-    known, cells : as in :func:`keep_known`; generators : one a sample, for z; strength : below 1 the known latents are
-    where the masked part too begins from; watch, settings : as in ``sampling.sample``
+    known, cells : as in :func:`keep_known`; sampler : whose levels are taken; generators : one a sample, for z
+    strength : below 1 the masked part too begins from the known latents; watch, settings : as in ``sampling.sample``
     Raises RunFailed when the numbers run away.
     """
     first = sampling.begun_at(steps, strength) if strength < 1 else 0
-    plan = Steps(sampling.scheduler_for(trained, "own"), steps, noise.device, first=first, settings=settings)
+    plan = Steps(sampling.scheduler_for(trained, sampler), steps, noise.device, first=first, settings=settings)
     x = plan.begin(noise, known if strength < 1 else None)
     for i, t in enumerate(plan.timesteps):
         (alpha, sigma), (after_alpha, after_sigma) = plan.level(i), plan.level(i + 1)
