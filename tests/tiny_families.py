@@ -73,20 +73,21 @@ def unet(seed: int = 4, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
     settings: dict[str, Any] = {
         "sample_size": SIZE // 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": WIDTH,
-        "attention_head_dim": 2, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), **more}
+        "attention_head_dim": 2, "block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4, "layers_per_block": 1,
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3), **more}
     return seeded(lambda: UNet2DConditionModel(**settings), seed)
 
 
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+                         "steps_offset": 1}
 
 
 def sd15(scheduler: Any = None, **unet_changes: Any) -> Twin:
     """As published, with PNDM; ``unet_changes``: a consistency model's ``time_cond_proj_dim`` for instance."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline
     parts = {"unet": unet(**unet_changes), "vae": vae(), "text_encoder": clip_text(), "tokenizer": tokenizer(),
-             "scheduler": scheduler or PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)}
+             "scheduler": scheduler or PNDMScheduler(**BETAS, skip_prk_steps=True)}
     bare = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
                                    requires_safety_checker=False)
     return Twin(base.TextToImage(**parts, size=SIZE, defaults=base.Defaults(50, 7.5)), bare)
@@ -95,8 +96,8 @@ def sd15(scheduler: Any = None, **unet_changes: Any) -> Twin:
 def sd21() -> Twin:
     """v-prediction, with DDIM, and heads of a width instead of a number."""
     from diffusers import DDIMScheduler
-    made = sd15(DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False,
-                              steps_offset=1), attention_head_dim=(2, 4), use_linear_projection=True)
+    made = sd15(DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False),
+                attention_head_dim=(2, 2, 4, 4), use_linear_projection=True)
     made.ours = made.ours.changed(family="sd21")
     return made
 
@@ -118,13 +119,14 @@ def lcm() -> Twin:
 def sdxl_(scheduler: Any = None, zeros: bool = True) -> Twin:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     parts = {"unet": unet(seed=5, cross_attention_dim=2 * WIDTH, addition_embed_type="text_time",
-                          addition_time_embed_dim=4, transformer_layers_per_block=(1, 2), use_linear_projection=True,
-                          projection_class_embeddings_input_dim=24 + 6 * 4, attention_head_dim=(2, 4),
-                          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                          up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")),
+                          addition_time_embed_dim=4, transformer_layers_per_block=(1, 2, 2), use_linear_projection=True,
+                          projection_class_embeddings_input_dim=24 + 6 * 4, attention_head_dim=(2, 2, 4),
+                          block_out_channels=(8, 8, 16),
+                          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                          up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")),
              "vae": vae(scaling_factor=0.13025, force_upcast=True), "text_encoder": clip_text(),
              "tokenizer": tokenizer(), "text_encoder_2": clip_text(24, seed=6), "tokenizer_2": tokenizer("<pad>"),
-             "scheduler": scheduler or EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1)}
+             "scheduler": scheduler or EulerDiscreteScheduler(**BETAS, timestep_spacing="leading")}
     bare = StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
     return Twin(sdxl.StableDiffusionXL(**parts, size=SIZE, zeros_for_empty=zeros, defaults=base.Defaults(50, 5.0)),
                 bare)
@@ -185,9 +187,9 @@ def _if_unet(seed: int, side: int, **more: Any) -> Any:
     return unet(seed, sample_size=side, in_channels=more.pop("in_channels", 3), out_channels=6, cross_attention_dim=32,
                 encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj", addition_embed_type="text",
                 addition_embed_type_num_heads=2, act_fn="gelu", resnet_time_scale_shift="scale_shift",
-                down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+                down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
                 mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-                up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), attention_head_dim=4,
+                up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"), attention_head_dim=4,
                 cross_attention_norm="group_norm", only_cross_attention=False, **more)
 
 
@@ -215,7 +217,7 @@ def deepfloyd_() -> tuple[Twin, Twin]:
 
 def x4_upscaler() -> Twin:
     from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
-    parts = {"unet": unet(13, in_channels=7, num_class_embeds=1000, sample_size=16), "vae": vae(factor=4),
+    parts = {"unet": unet(13, in_channels=7, num_class_embeds=1000, sample_size=16, use_linear_projection=True), "vae": vae(factor=4, scaling_factor=0.08333),
              "text_encoder": clip_text(), "tokenizer": tokenizer(),
              "low_scheduler": DDPMScheduler(**BETAS), "scheduler": DDIMScheduler(**BETAS, clip_sample=False,
                                                                                  prediction_type="v_prediction")}

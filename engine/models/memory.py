@@ -271,23 +271,8 @@ def precision(device: str, wanted: str = "auto") -> str:
 
 def compile_blocks(network: Any) -> Any:
     """Compile what a network repeats (its transformer blocks) once for all of them: minutes less than compiling the
-    whole, and nearly as quick. The network itself is returned, as it is where it repeats nothing."""
-    if getattr(network, "_repeated_blocks", None):
+    whole, and nearly as quick. The network itself is returned, as it is where it repeats nothing or was compiled."""
+    if getattr(network, "_repeated_blocks", None) and not getattr(network, "_blocks_are_compiled", False):
         network.compile_repeated_blocks(fullgraph=True)
+        network._blocks_are_compiled = True
     return network
-
-
-def reset_peak(device: str) -> None:
-    """Start a new measurement for :func:`peak`."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(torch.device(device))
-
-
-def peak(device: str) -> int:
-    """The most bytes that torch held on an accelerator since :func:`reset_peak`; 0 elsewhere."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return int(torch.cuda.max_memory_allocated(torch.device(device)))
-    if kind == "mps":
-        return int(torch.mps.driver_allocated_memory())
-    return 0

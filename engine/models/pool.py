@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BUDGET = "MAQUETTE_MODEL_MEMORY_GB"
 """The variable that names the budget of a device; without it, half of all its memory."""
+COMPILE = "MAQUETTE_COMPILE"
+"""The variable that has the repeated blocks of networks compiled on a GPU, 1 or 0 (the default)."""
 Key = tuple[str, str, str, str]
 """(digest of the files, part, device, precision)"""
 
@@ -52,7 +54,7 @@ class Pool:
                 made = assemble.builtin(models, role, cards, device, kept)
                 self._shrink(device, used)
                 return made
-            precision = memory.precision(device, models.precision)
+            precision = models.computes_in(device)
             made = assemble.public(models.located(role), role, device, getattr(torch, precision),
                                    self._keeper(device, precision, used), models.allow_pickle)
             self._shrink(device, used)
@@ -86,6 +88,8 @@ class Pool:
                 break
             del self._parts[key]
         if isinstance(made, TextToImage):
+            if os.environ.get(COMPILE, "") not in ("", "0"):
+                memory.compile_blocks(made.unet)
             return build.settle(made, device, self._probe)
         for module in modules:
             module.to(device)

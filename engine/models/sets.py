@@ -144,6 +144,14 @@ class ModelSet:
         return ModelInfo(role, model.id, own.revision, self.digest(role), own.licence or terms.licence,
                          own.commercial or terms.told, {part: c.sha256 for part, c in found.items()})
 
+    def computes_in(self, device: str) -> str:
+        """What the networks compute in on a device; it enters keys. Built-in ones always take float32."""
+        if self.precision == "auto" and (not device.startswith("cuda") or all(
+                id.startswith(catalogue.BUILTIN) for id in self.choices.values())):
+            return "float32"
+        from engine.models.memory import precision
+        return precision(device, self.precision)
+
     def load(self, role: str, device: str = "cpu") -> Any:
         """The loaded model of a role (a dataclass of ``engine.models.loading``), from the pool when it is there."""
         self.entry(role)

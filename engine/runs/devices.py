@@ -40,3 +40,21 @@ def nvidia_present() -> bool:
     """Whether the machine has an NVIDIA GPU and driver, torch aside."""
     return (Path("/dev/nvidiactl").exists() or Path("/proc/driver/nvidia/version").exists()
             or shutil.which("nvidia-smi") is not None)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new measurement for :func:`peak_memory`. torch is asked only where a stage has loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that torch held on a GPU since :func:`reset_peak_memory`; 0 on the CPU, where the process's own
+    peak says it (``engine.runs.files``). On Apple's GPU, which keeps no peak: what is held now."""
+    torch = sys.modules.get("torch")
+    if torch is None or device == "cpu":
+        return 0
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(torch.mps.driver_allocated_memory())

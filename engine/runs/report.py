@@ -26,12 +26,16 @@ class ModelRecord(_Record):
 
 
 class StageRecord(_Record):
-    """One stage. seconds and peak_bytes are of the computation, also where this run found it done (``cached``)."""
+    """One stage. seconds and peak_bytes are of the computation, also where this run found it done (``cached``).
+
+    peak_bytes : the most that the process held in main memory; device_peak_bytes : that torch held on a GPU, 0 without
+    """
 
     label: str
     key: str
     seconds: float
     peak_bytes: int
+    device_peak_bytes: int = 0
     cached: bool
     attempts: int
 
@@ -100,7 +104,8 @@ def build_report(run: Run, outcomes: list[Outcome], *, asset: str, pipeline: str
         label, accepted = outcome.node.label, outcome.accepted
         timing = accepted.entry.timing
         stages.append(StageRecord(label=label, key=accepted.key, seconds=round(float(timing.get("seconds", 0.0)), 3),
-                                  peak_bytes=int(timing.get("peak_bytes", 0)), cached=accepted.cached,
+                                  peak_bytes=int(timing.get("peak_bytes", 0)),
+                                  device_peak_bytes=int(timing.get("device_peak_bytes", 0)), cached=accepted.cached,
                                   attempts=len(outcome.attempts)))
         roles |= dict.fromkeys(outcome.node.weights)
         metrics += [Metric(name=f"{label}.{m['name']}", value=_finite(m["value"]), unit=m["unit"],
@@ -118,6 +123,9 @@ def build_report(run: Run, outcomes: list[Outcome], *, asset: str, pipeline: str
         metrics.append(Metric(name="run.seconds", value=round(seconds, 3), unit="s", against="this run, wall clock"))
         peak = max((stage.peak_bytes for stage in stages), default=0)
         metrics.append(Metric(name="run.peak_bytes", value=peak, unit="byte", against="the largest stage"))
+        if device_peak := max((stage.device_peak_bytes for stage in stages), default=0):
+            metrics.append(Metric(name="run.device_peak_bytes", value=device_peak, unit="byte",
+                                  against="the largest stage, on the GPU"))
     models = []
     if run.models is not None:
         for role in roles:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from engine.errors import Cancelled, GateRefused, MaquetteError, RunFailed
 from engine.job import Gate, Params, Spec
-from engine.runs import files
+from engine.runs import devices, files
 from engine.runs.devices import resolve_device
 from engine.runs.events import Event, Listener
 from engine.runs.job import CHECKPOINT_SECONDS, Models, StageJob
@@ -88,14 +88,16 @@ class Run:
     def __init__(self, store: Store, models: Models | None = None, *, seed: int = 0, asset: str = "",
                  quality: str = "standard", overrides: Mapping[str, Mapping[str, Any]] | None = None,
                  gates: Mapping[str, Mapping[str, Any]] | None = None, device: str = "auto",
-                 precision: str = "float32", backend: str = "warp", until: str | None = None,
+                 precision: str = "", backend: str = "warp", until: str | None = None,
                  listeners: Iterable[Listener] = (), checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
         if quality not in QUALITIES:
             raise unknown("quality", quality, QUALITIES)
         self.store, self.models = store, models
         self.seed, self.asset, self.quality, self.until = seed, asset, quality, until
         self.device = resolve_device(device)
-        self.ground = Ground(self.device.partition(":")[0], precision, backend)
+        told = getattr(models, "computes_in", None)  # what networks compute in, where the models decide it
+        self.ground = Ground(self.device.partition(":")[0], precision or (told(self.device) if told else "float32"),
+                             backend)
         self.overrides = {label: dict(values) for label, values in (overrides or {}).items()}
         self.gates = {label: dict(values) for label, values in (gates or {}).items()}
         self.listeners = list(listeners)
@@ -252,9 +254,11 @@ class Run:
         self.emit(Event("started", node.label, key, number))
         inputs = [self.load(handle) if handle else None for handle in node.inputs]
         files.reset_peak_memory()
+        devices.reset_peak_memory(self.device)
         began = time.monotonic()
         artifact = node.function(*inputs, params, job)
-        timing = {"seconds": time.monotonic() - began, "peak_bytes": files.peak_memory(), "device": self.device}
+        timing = {"seconds": time.monotonic() - began, "peak_bytes": files.peak_memory(), "device": self.device,
+                  "device_peak_bytes": devices.peak_memory(self.device)}
         entry = self.store.put(key, artifact, {**about, "ground": vars(self.ground), "metrics": job.metrics,
                                                "warnings": job.warnings}, timing)
         with contextlib.suppress(OSError):  # only space is at stake
