@@ -38,7 +38,11 @@ def controlnet(seed: int, unet: Any = None) -> Any:
     from diffusers import ControlNetModel
     torch.manual_seed(seed)
     net = ControlNetModel.from_unet(unet or model().unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
-    return perturbed(net, seed).eval().requires_grad_(False)
+    perturbed(net, seed)
+    with torch.no_grad():  # or what it is shown would be lost behind seven small convolutions
+        for name, p in net.controlnet_cond_embedding.named_parameters():
+            p.mul_(3 if name.endswith("weight") else 0.1)
+    return net.eval().requires_grad_(False)
 
 
 def control(seed: int, kind: str = "edges") -> Control:

@@ -48,7 +48,7 @@ def kind_named(name: str) -> str:
     """The kind that a word means. BadInput with the nearest one where there is none."""
     found = ALIASES.get(name, name)
     if found not in KINDS:
-        raise BadInput(f"there is no control {name!r}", nearest(name, (*KINDS, *ALIASES)))
+        raise BadInput(f"there is no control {name!r}", nearest(name, KINDS))
     return found
 
 

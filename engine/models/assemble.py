@@ -61,6 +61,19 @@ def builtin(models: ModelSet, role: str, cards: dict[str, Card], device: str, ke
         return keep(role, lambda: loading.load_matting(folder / role, device))
     if role == "view_judge":
         return keep(role, lambda: loading.load_view_judge(folder / role, device))
+    if role.startswith("control."):
+        from engine.diffusion import control_lora
+        kind, part = role.removeprefix("control."), role.replace(".", "_")
+        base = keep("text_to_image/unet", lambda: loading.load_unet(folder / "text_to_image" / "unet", device))
+        net = keep(part, lambda: control_lora.load_control(folder / part, base, device))
+        return loading.Control(net, kind, "builtin", f"the built-in control of {kind}")
+    if role == "image_prompt":
+        from engine.diffusion import ip_adapter
+        base = keep("text_to_image/unet", lambda: loading.load_unet(folder / "text_to_image" / "unet", device))
+        weights = keep(role, lambda: ip_adapter.load_image_prompt(folder / role, base, device))
+        return loading.ImagePrompt(weights, keep("clip/image_embeds", lambda: loading.ImageTower(clip())),
+                                   int(clip().config.vision_config.image_size), "base", "builtin",
+                                   "the built-in image prompt")
     raise ValueError(role)
 
 

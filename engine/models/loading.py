@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -199,6 +200,20 @@ class ProjectedEncoder(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.encoder(pixel_values=pixels).image_embeds
+
+
+class ImageTower(torch.nn.Module):
+    """The picture's half of a CLIPModel, asked and answering as CLIPVisionModelWithProjection (``image_embeds``)."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.vision_model, self.visual_projection = clip.vision_model, clip.visual_projection
+        self.config = clip.config.vision_config
+
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
+        seen = self.vision_model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
+        return SimpleNamespace(image_embeds=self.visual_projection(seen.pooler_output),
+                               hidden_states=seen.hidden_states)
 
 
 def image_encoder(clip: Any) -> Callable[[torch.Tensor], torch.Tensor]:
