@@ -48,7 +48,7 @@ LOOSE = {"filled", "opaque_share", "coverage", "janus", "triangles", "loose_shar
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine.models.sets, "model_set", lambda name: tiny_set())
+    monkeypatch.setattr(engine.models.sets, "model_set", lambda name, *rest, **options: tiny_set())
     monkeypatch.chdir(tmp_path)
     image = np.ones((64, 64, 3), np.float32)
     image[16:48, 20:44] = 0.8, 0.2, 0.1

@@ -20,7 +20,7 @@ TO_MESH = ["cut_out", "image_to_views", "fit_field", "extract_mesh", "texture_me
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine.models.sets, "model_set", lambda name: tiny_set())
+    monkeypatch.setattr(engine.models.sets, "model_set", lambda name, *rest, **options: tiny_set())
 
 
 def plan(**values: Any) -> AssetPlan:
