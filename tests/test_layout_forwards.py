@@ -228,7 +228,7 @@ def test_small_networks_say_the_same_through_every_layout(tmp_path: Path, family
     weights = filled(family, TINY, torch.float16)
     expected = by_hand(family, weights, TINY)
     assert all(torch.isfinite(value).all() and value.std() > 1e-3 for value in expected.values())
-    for write in LAYOUTS:
+    for write in LAYOUTS if family == "zero123" else (write_single, write_variant, write_old):
         folder = tmp_path / write.__name__
         folder.mkdir()
         found = STEPS[family](load_all(write(folder, family, weights, TINY), family, TINY))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,9 +195,9 @@ def load_tokenizer(source: Path, part: str = "tokenizer") -> Any:
 def _files(source: Source, family: str, part: str, variant: str) -> tuple[tuple[Header, ...], Path | None, str]:
     """-> (headers of the files that hold the part, the folder with its config.json, what the folder says it is)."""
     if isinstance(source, Sequence):
-        return tuple(read_header(Path(one)) for one in source), None, ""
+        return tuple(_header(Path(one)) for one in source), None, ""
     if not source.is_dir():
-        return (read_header(source),), None, ""
+        return (_header(source),), None, ""
     names = layouts.FOLDER_NAMES.get(part, (part,))
     for name in names:
         if (source / name).is_dir():
@@ -210,9 +210,24 @@ def _files(source: Source, family: str, part: str, variant: str) -> tuple[tuple[
 
 def _part_folder(folder: Path, part: str, variant: str) -> tuple[tuple[Header, ...], Path | None, str]:
     own = folder if (folder / "config.json").is_file() else None
-    header = read_header(weights_in(folder, variant))
+    header = _header(weights_in(folder, variant))
     single = any(name.startswith(convert.PREFIXES) for name in header.tensors)  # a single file that lies in a folder
     return (header,), None if single else own, "" if single else part
+
+
+def _header(path: Path) -> Header:
+    """The parts of a single file are loaded one after another: its header is looked at once, while it stays as it is.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return read_header(path)  # says what is wrong
+    return _kept_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _kept_header(path: Path, size: int, changed_ns: int) -> Header:
+    return read_header(path)
 
 
 def _components(folder: Path) -> list[str]:
