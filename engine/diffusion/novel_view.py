@@ -12,7 +12,7 @@ Source: Liu et al. 2023 and cvlab-columbia/zero123 (``ldm/models/diffusion/ddpm.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -20,6 +20,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 CAMERA_NUMBERS = 4
+CameraVectors = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(elevation from, elevation to, azimuth step (degrees), radius step), each (b,) -> (b, 4)"""
 
 
 def camera_vector(elevation_from_deg: float, elevation_to_deg: float, azimuth_step_deg: float,
@@ -40,6 +42,21 @@ def camera_vectors(elevation_from_deg: Tensor, elevation_to_deg: Tensor, azimuth
     step = torch.deg2rad(azimuth_step_deg)
     return torch.stack([torch.deg2rad(elevation_from_deg - elevation_to_deg), torch.sin(step), torch.cos(step),
                         radius_step], -1)
+
+
+def stable_camera_vectors(elevation_from_deg: Tensor, elevation_to_deg: Tensor, azimuth_step_deg: Tensor,
+                          radius_step: Tensor) -> Tensor:
+    """T as Stable Zero123 takes it: its last number is the condition's polar angle (radians) and not the radius' step,
+    which that network never saw change. (b,) tensors, as :func:`camera_vectors` -> (b, 4)
+
+    Source: threestudio's ``stable_zero123_guidance.py``, read for this fact.
+    """
+    told = camera_vectors(elevation_from_deg, elevation_to_deg, azimuth_step_deg, radius_step)
+    return torch.cat([told[..., :3], torch.deg2rad(90 - elevation_from_deg)[..., None].to(told)], -1)
+
+
+CAMERAS: dict[str, CameraVectors] = {"zero123": camera_vectors, "stable_zero123": stable_camera_vectors}
+"""How each family's network is told where it looks from."""
 
 
 class CCProjection(ModelMixin, ConfigMixin):  # type: ignore[misc]

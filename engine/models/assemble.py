@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.diffusion.novel_view import CAMERAS
 from engine.errors import BadInput
 from engine.models import loading
 from engine.models.cards import Card
@@ -114,7 +115,8 @@ def public(here: Located, role: str, device: str, dtype: torch.dtype, keep: Call
             network.to(memory_format=torch.channels_last)
         return loading.NovelView(unet, part("cc_projection"), loading.ProjectedEncoder(encoder),
                                  int(encoder.config.image_size), vae,
-                                 own("scheduler", lambda: load_scheduler(source, family)), loading.size_of(unet, vae))
+                                 own("scheduler", lambda: load_scheduler(source, family)), loading.size_of(unet, vae),
+                                 CAMERAS[family], loading.PUBLISHED_VIEWS)
     raise BadInput(f"{model.id} cannot be loaded for {role} by this version", LIST + role)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from engine.diffusion.novel_view import CCProjection
+from engine.diffusion.novel_view import CameraVectors, CCProjection, camera_vectors
 from engine.errors import BadInput
 from engine.models.cards import REPAIR
+from engine.models.families.base import Defaults
 from engine.models.families.base import TextToImage as TextToImage  # of every family; what is here is of other roles
 from engine.models.known import Known
 from engine.models.open_checkpoint import load_part
@@ -29,12 +30,19 @@ class ImageText:
     known: Known | None = None
 
 
+ONE_STEP = Defaults(1, 1.0, "ddim")
+"""One step of a network that was taught most at pure noise: the mean of all views that fit."""
+PUBLISHED_VIEWS = Defaults(50, 3.0, "ddim")
+"""Zero-1-to-3 as its authors use it (Liu et al. 2023: DDIM, guidance 3)."""
+
+
 @dataclass(frozen=True)
 class NovelView:
     """unet : UNet2DConditionModel with 8 input channels; cc_projection : CCProjection; vae : AutoencoderKL
 
     image_encoder : callable, (b, 3, h, w) pixels normalised for CLIP -> (b, d) projected embeddings
     image_size : pixels that the image encoder takes; scheduler : DDIMScheduler as trained; size : pixels
+    cameras : how its family is told where to look from; defaults : how it is used where the user says nothing
     """
 
     unet: Any
@@ -44,6 +52,8 @@ class NovelView:
     vae: Any
     scheduler: Any
     size: int
+    cameras: CameraVectors = camera_vectors
+    defaults: Defaults = ONE_STEP
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,10 @@ def load_scheduler(source: Path | None, family: str, name: str = "scheduler") ->
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     try:
         config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
-        kind: Any = getattr(diffusers, str(config["_class_name"]), None)
-        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        found = getattr(diffusers, str(config["_class_name"]), None)
+        if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
             raise ValueError(f"{config['_class_name']} is no scheduler")
+        kind: Any = found
         return kind.from_config(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"the schedule in {folder} cannot be read: {error}", "pull the model again") from error

@@ -33,8 +33,10 @@ class ImageToViews(Params):
                                               description="Elevation of each equal ring, -30 to 80 degrees.")
     near_deg: float = Field(0.0, ge=0, le=20, description="Of two rings: four more views beside each, so many degrees "
                             "off, 0 (none) to 20, drawn from the ring's view.")
-    steps: int = Field(1, ge=1, le=250, description="Sampling steps, 1 to 250; 1 gives the mean of all views that fit.")
-    guidance: float = Field(1.0, ge=1, le=20, description="Classifier-free guidance, 1 (none) to 20.")
+    steps: int | None = Field(None, ge=1, le=250, description="Sampling steps, 1 to 250; 1 gives the mean of all views "
+                              "that fit; none: the model's own number.")
+    guidance: float | None = Field(None, ge=1, le=20, description="Classifier-free guidance, 1 (none) to 20; none: the "
+                                   "model's own.")
     sampler: Literal["ddim", "dpm"] = Field("ddim", description="Update rule: ddim or dpm (DPM-Solver++ 2M).")
     matte: Literal["auto", "mean", "plain", "model"] = Field("auto", description=(
         "How views are cut out: mean, by their white background, a pale rim being mist; plain, the same with a sharp "
@@ -77,7 +79,7 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     made = _draw(model, [own], [(0, *place) for place in places], p, job, (0.0, share))
 
     size = p.size or (model.size if picture.image.shape[0] < 2 * model.size else 2 * model.size)
-    matte = p.matte if p.matte != "auto" else ("mean" if p.steps == 1 else "plain")
+    matte = p.matte if p.matte != "auto" else ("mean" if steps_of(p, model) == 1 else "plain")
     cut = [_cut(image, matte, job) for image in made]
     if beside:
         shown = [own if k == 0 or not _solid(cut[k]) else (framing.frame_subject(cut[k], model.size)[0], place[1])
@@ -101,6 +103,11 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     job.progress(1.0, over_white(views[0]))
     return Views(np.stack(views), cameras, np.zeros(len(views), bool), names=names, reference=0,
                  weights=np.asarray(weights, np.float32))
+
+
+def steps_of(p: ImageToViews, model: Any) -> int:
+    """Sampling steps: what was asked for, else the model's own."""
+    return int(p.steps or model.defaults.steps)
 
 
 def ring_places(azimuths: int, elevations_deg: Sequence[float]) -> list[tuple[float, float]]:
@@ -134,9 +141,10 @@ def _draw(model: Any, shown: Sequence[tuple[np.ndarray, float]], asked: Sequence
     asked : number of the picture to draw from, azimuth step from it, elevation to look from
     span : shares of the stage's progress, from and to; first_seed : number of the first view's generator
     """
-    device, done = job.device, 0
+    device, done, steps = job.device, 0, steps_of(p, model)
+    guidance = model.defaults.guidance if p.guidance is None else p.guidance
     framed = [framing.crop_square(image, framing.Square(0, 0, image.shape[0]), model.size) for image, _ in shown]
-    total = -(-len(asked) // BATCH) * p.steps
+    total = -(-len(asked) // BATCH) * steps
     drawn = []
     with torch.inference_mode():
         seen = pictures.tensor_of(over_white(np.stack(framed)), device)
@@ -145,7 +153,8 @@ def _draw(model: Any, shown: Sequence[tuple[np.ndarray, float]], asked: Sequence
         for first in range(0, len(asked), BATCH):
             part = asked[first:first + BATCH]
             rows = [k for k, _, _ in part]
-            cameras = torch.tensor([novel_view.camera_vector(shown[k][1], e, a) for k, a, e in part], device=device)
+            moves = torch.tensor([[shown[k][1], e, a, 0] for k, a, e in part], dtype=torch.float64)
+            cameras = model.cameras(*moves.T).to(device, torch.float32)
             tokens, own = novel_view.context(model.cc_projection, embeddings[rows], cameras), conditions[rows]
 
             def predict(latents: torch.Tensor, t: torch.Tensor, conditional: torch.Tensor,
@@ -158,13 +167,13 @@ def _draw(model: Any, shown: Sequence[tuple[np.ndarray, float]], asked: Sequence
             def watch(step: int, guess: torch.Tensor) -> None:
                 nonlocal done
                 done += 1
-                show = step % 5 == 0 and step < p.steps
+                show = step % 5 == 0 and step < steps
                 job.progress(0.9 * (span[0] + (span[1] - span[0]) * done / total),
                              pictures.images_of(pictures.decode(model.vae, guess[-1:]))[0] if show else None)
 
             noise = sampling.initial_noise([job.generator(first_seed + first + i) for i in range(len(part))],
                                            tuple(conditions.shape[1:]), device)  # type: ignore[arg-type]
-            latents = sampling.sample(model.scheduler, sampling.guided(predict, p.guidance), noise, p.steps,
+            latents = sampling.sample(model.scheduler, sampling.guided(predict, guidance), noise, steps,
                                       p.sampler, watch)
             drawn.append(pictures.images_of(pictures.decode(model.vae, latents)))
     return np.concatenate(drawn)

@@ -124,6 +124,7 @@ class ViewPrior(DiffusersPrior):
                            f"{projected}", "give the projection that the network was trained with")
         super().__init__(models.unet, models.vae, models.scheduler, size or int(models.size))
         self.projection = models.cc_projection
+        self.cameras = getattr(models, "cameras", novel_view.camera_vectors)
         self.azimuth_deg = picture.azimuth_deg or 0.0
         said = elevation_deg if elevation_deg is not None else picture.elevation_deg
         self.elevation_deg = prompt.DEFAULT_ELEVATION_DEG if said is None else said
@@ -147,8 +148,8 @@ class ViewPrior(DiffusersPrior):
         """(wanted, unwanted) of a shot, b rows each: the subject from there; zeros for token and picture."""
         b = len(shot)
         place = [v.to(self.device, torch.float32) for v in (shot.elevation_deg, shot.azimuth_deg, shot.distance)]
-        cameras = novel_view.camera_vectors(torch.full_like(place[0], self.elevation_deg), place[0],
-                                            place[1] - self.azimuth_deg, place[2] - zero123.CANONICAL_RADIUS)
+        cameras = self.cameras(torch.full_like(place[0], self.elevation_deg), place[0], place[1] - self.azimuth_deg,
+                               place[2] - zero123.CANONICAL_RADIUS)
         weights = next(self.projection.parameters()).dtype
         tokens = novel_view.context(self.projection, self.embedding.to(weights).expand(b, -1), cameras)
         beside = self.condition.expand(b, -1, -1, -1)
