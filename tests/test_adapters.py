@@ -1,4 +1,4 @@
-"""LoRAs, several at once, LCM-LoRA and textual inversion: the stage's pictures are the bare pipeline's with the same."""
+"""LoRAs, several at once, LCM-LoRA and textual inversion: with them too, pictures are the bare pipeline's."""
 
 from __future__ import annotations
 

@@ -296,3 +296,91 @@ def test_a_folder_that_lacks_a_part(tmp_path: Path) -> None:
         build.build(build.Checkpoint(folder, "sd3"))
     with pytest.raises(BadInput, match="family 'zero123plus' draws no pictures of words"):
         build.build(build.Checkpoint(folder, "zero123plus"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tiny Stable Diffusion of the user's own, added by the command -> its id."""
+    from engine.cli import main
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path / "models"))
+    folder = saved(tiny.sd15(), tmp_path / "tiny-sd")
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "add", str(folder), "--role", "text_to_image"])
+    assert ended.value.code == 0
+    return "local/tiny-sd"
+
+
+@pytest.mark.parametrize("words", [["--models", "local/tiny-sd"], ["--model", "text_to_image=local/tiny-sd"]])
+def test_a_folder_of_ones_own_draws_by_the_command(own: str, words: list[str], tmp_path: Path) -> None:
+    from engine.artifacts import load_png
+    from engine.cli import main
+    told = ("candidates=1", "steps=2", "guidance=5.0", "view=", "sampler=own")
+    with pytest.raises(SystemExit) as ended:
+        main(["make", TEXT, *words, "--out", str(tmp_path / "out"), "--until", "text_to_image", "--seed", "3",
+              *(f"--set=text_to_image.{p}" for p in told)])
+    assert ended.value.code == 0
+    (found,) = sorted((tmp_path / "out" / "candidates").glob("*.png"))
+    from engine.runs.keys import seed_of
+    pipe = tiny.sd15().bare
+    pipe.set_progress_bar_config(disable=True)
+    seed = torch.Generator().manual_seed(seed_of(3, "", "text_to_image"))
+    theirs = pipe(TEXT, num_inference_steps=2, guidance_scale=5.0, generator=seed, output_type="np").images[0]
+    np.testing.assert_allclose(load_png(found)[..., :3], theirs, atol=1 / 255)
+
+
+def test_a_set_of_ones_own_model_knows_what_it_is(own: str) -> None:
+    from engine.models.pool import Pool
+    from engine.models.sets import model_set
+    models, pool = model_set(own), Pool()
+    model = pool.get(models, "text_to_image", "cpu")
+    assert (model.family, model.name, model.size) == ("sd15", own, tiny.SIZE) and model.open_vocabulary
+    assert pool.get(models, "text_to_image", "cpu").unet is model.unet
+    assert models.info("text_to_image").id == own and len(models.digest("text_to_image")) == 64
+    with pytest.raises(BadInput, match="no model for the role 'control.edges'|is of the family"):
+        models.load("control.edges")
+    with pytest.raises(BadInput, match="there is no model set 'local/tiny-sf'. did you mean 'local/tiny-sd'"):
+        model_set("local/tiny-sf")
+
+
+def test_an_lcm_lora_is_a_model_of_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set sd15_lcm from the places where pull puts its files: the base with the LoRA merged in."""
+    from safetensors.torch import save_file
+    from test_adapters import ATTENTION, kohya, update
+
+    from engine.diffusion import lora, lora_files
+    from engine.models.pool import Pool
+    from engine.models.sets import model_set
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path))
+    twin = tiny.sd15()
+    saved(twin, tmp_path / "hub" / "stable-diffusion-v1-5--stable-diffusion-v1-5")
+    place = tmp_path / "hub" / "latent-consistency--lcm-lora-sdv1-5" / "pytorch_lora_weights.safetensors"
+    place.parent.mkdir()
+    save_file(kohya(update(twin.ours.unet, ATTENTION, 1)), place)
+    pool = Pool()
+    model = pool.get(model_set("sd15_lcm"), "text_to_image", "cpu")
+    base_ = pool.get(model_set("sd15"), "text_to_image", "cpu")
+    assert model.defaults == base.Defaults(4, 1.0, "lcm") and model.family == "sd15"
+    assert model.vae is base_.vae and model.text_encoder is base_.text_encoder and model.unet is not base_.unet
+    wanted = lora.merged(twin.ours.unet, lora_files.read(place)).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in model.unet.state_dict().items())
+    assert all(torch.equal(v, twin.ours.unet.state_dict()[k]) for k, v in base_.unet.state_dict().items())
+
+
+def test_a_cascade_from_the_places_where_pull_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.models.pool import Pool
+    from engine.models.sets import model_set
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path))
+    first, second = tiny.deepfloyd_()
+    saved(first, tmp_path / "hub" / "DeepFloyd--IF-I-XL-v1.0")
+    folder = saved(second, tmp_path / "hub" / "DeepFloyd--IF-II-L-v1.0")
+    with pytest.raises(BadInput, match="weights of stabilityai/stable-diffusion-x4-upscaler are not here.*models pull"):
+        model_set("deepfloyd").load("text_to_image")
+    import shutil
+    for part in ("text_encoder", "tokenizer"):  # the second network's repository has T5 too; it is not pulled
+        shutil.rmtree(folder / part)
+    saved(tiny.x4_upscaler(), tmp_path / "hub" / "stabilityai--stable-diffusion-x4-upscaler")
+    model = Pool().get(model_set("deepfloyd"), "text_to_image", "cpu")
+    two, three = model.upscalers
+    assert two.text_encoder is model.text_encoder and three.text_encoder is not model.text_encoder
+    assert (two.enlarges, three.enlarges, model.size) == (4, 4, 16 * 16)
+    assert drawn(model, steps=1, pace=0.02, guidance=1, candidates=1).shape == (1, 256, 256, 3)

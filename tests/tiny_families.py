@@ -156,7 +156,12 @@ def sd3_(with_t5: bool = True) -> Twin:
 
 def pixart_(alpha: bool = True) -> Twin:
     """alpha : told the size of the picture, 120 tokens; else Sigma, 300 tokens."""
-    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        PixArtAlphaPipeline,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
     transformer = seeded(lambda: PixArtTransformer2DModel(
         num_attention_heads=3, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
         cross_attention_dim=24, sample_size=128, caption_channels=WIDTH, use_additional_conditions=alpha,
@@ -217,7 +222,8 @@ def deepfloyd_() -> tuple[Twin, Twin]:
 
 def x4_upscaler() -> Twin:
     from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
-    parts = {"unet": unet(13, in_channels=7, num_class_embeds=1000, sample_size=16, use_linear_projection=True), "vae": vae(factor=4, scaling_factor=0.08333),
+    parts = {"unet": unet(13, in_channels=7, num_class_embeds=1000, sample_size=16, use_linear_projection=True),
+             "vae": vae(factor=4, scaling_factor=0.08333),
              "text_encoder": clip_text(), "tokenizer": tokenizer(),
              "low_scheduler": DDPMScheduler(**BETAS), "scheduler": DDIMScheduler(**BETAS, clip_sample=False,
                                                                                  prediction_type="v_prediction")}

@@ -101,9 +101,9 @@ def largest_block(module: nn.Module) -> int:
 def row_bytes(model: Any, height: int, width: int) -> int:
     """About what one sample takes in one call of the network, beside the weights.
 
-    The widest tensors of a U-Net are those of its first level (skips, a gated feed-forward layer, the concatenated
-    halves); 40 times one of them, measured, is an upper bound from 64 to 128 cells. Of a transformer, 24 times its
-    tokens.
+    Counted with fused attention: a U-Net holds 26 tensors of its first level's size at its peak (SDXL's 16, SD1.5's
+    and 2.1's 26, whatever the picture's size), a transformer 14 of its tokens' size. Half as much again and more is
+    left to the workspaces of convolutions.
     """
     config, item = model.unet.config, torch.empty((), dtype=model.dtype).element_size()
     patch = int(getattr(config, "patch_size", None) or 1)
@@ -115,7 +115,8 @@ def row_bytes(model: Any, height: int, width: int) -> int:
 
 
 def decode_bytes(model: Any, height: int, width: int) -> int:
-    """About what it takes to decode one picture: 12 tensors of its size at the VAE's first width; 0 without a VAE."""
+    """About what it takes to decode one picture: twice the 6 tensors of its size, at the VAE's first width, that are
+    held at its peak; 0 without a VAE."""
     if model.vae is None:
         return 0
     item = next(model.vae.parameters()).element_size()
@@ -140,15 +141,16 @@ class Arrangement:
     said: str = ""
 
 
-def arrange(parts: Mapping[str, int], blocks: Mapping[str, int], row: int, decode: int, rows: int, device: str,
-            probe: Probe | None = None, held: int = 0) -> Arrangement:
+def arrange(parts: Mapping[str, int], blocks: Mapping[str, int], row: int, decode: int, device: str, *,
+            tile: int | None = None, rows: int = 1, pictures: int = 1, probe: Probe | None = None, held: int = 0
+            ) -> Arrangement:
     """How a model works in the memory that is free.
 
-    parts : bytes of each part by name, "vae" among them where there is one; blocks : of its largest block
-    row, decode : bytes beside the weights, of a sample in a call and of a picture decoded; rows : samples wanted
+    parts : bytes of each part by name; blocks : of the largest block of each
+    row, decode, tile : bytes beside the weights: of a sample in a call, of a picture decoded, of a tile of one
+    rows, pictures : samples a call and pictures decoded at once that are wanted
     held : bytes of these parts that lie on the device already, and so are not in what is free
-    Raises RunFailed where not even a block fits. On the CPU, where nothing can make room, it only limits rows and
-    tiles.
+    Raises RunFailed where not even a block fits. On the CPU, where nothing can make room, it only limits the work.
     """
     known = (probe or MACHINE).free(device)
     kind = torch.device(device).type
@@ -156,29 +158,26 @@ def arrange(parts: Mapping[str, int], blocks: Mapping[str, int], row: int, decod
         return Arrangement()
     free = int(SHARE * (known + held)) - (SPARE if kind == "cuda" else 0)
     whole, largest = sum(parts.values()), max(parts.values(), default=0)
-    tile = min(decode, 2 * TILE_BYTES)
-    least = max(row, tile)
+    least = max(row, decode if tile is None else min(decode, tile))
+    work = (row, decode, rows, pictures)
     if kind == "cpu" or whole + least <= free:
-        return _worked(Arrangement(), max(free - whole, least), row, decode, rows, "")
+        return _worked(Arrangement(), max(free - whole, least), *work, "")
     need = f"the model takes {_size(whole)} and {_size(max(free, 0))} of {device} are free"
     if largest + least <= free:
-        return _worked(Arrangement("parts"), free - largest, row, decode, rows,
+        return _worked(Arrangement("parts"), free - largest, *work,
                        f"{need}: its parts take turns there, which is slower")
     streamed = tuple(name for name, size in parts.items() if size + least > free)
-    if all(blocks.get(name, size) + least <= free for name, size in parts.items() if name in streamed):
-        room = free - max([blocks[name] for name in streamed] + [s for n, s in parts.items() if n not in streamed])
-        return _worked(Arrangement("blocks", streamed), room, row, decode, rows,
+    if all(blocks[name] + least <= free for name in streamed):
+        there = [blocks[name] if name in streamed else size for name, size in parts.items()]
+        return _worked(Arrangement("blocks", streamed), free - max(there), *work,
                        f"{need}: {' and '.join(streamed)} go through it block by block, which is much slower")
     raise RunFailed(f"{need}; its largest block does not fit beside {_size(least)} of work",
                     "close what else uses the device, give a smaller width and height, or use --device cpu")
 
 
-TILE_BYTES = 12 * 512 * 512 * 128 * 2
-"""What a tile of 512 pixels takes to decode, half precision."""
-
-
-def work(model: Any, height: int, width: int, rows: int, probe: Probe | None = None) -> Arrangement:
-    """How a loaded model draws ``rows`` samples (both halves of guidance counted) of this size in what is free now."""
+def work(model: Any, height: int, width: int, pictures: int, halves: int = 2, probe: Probe | None = None
+         ) -> Arrangement:
+    """How a loaded model draws so many pictures of this size in what is free now. halves : 2 with guidance, else 1"""
     device = str(model.device)
     known = (probe or MACHINE).free(device)
     if known is None:
@@ -189,20 +188,20 @@ def work(model: Any, height: int, width: int, rows: int, probe: Probe | None = N
         room += sum(sizes[name] for name, part in model.parts.items() if is_on(part, device))
         room -= max(sizes.values())
     return _worked(Arrangement(), int(SHARE * room) - (SPARE if torch.device(device).type == "cuda" else 0),
-                   row_bytes(model, height, width), decode_bytes(model, height, width), rows, "")
+                   row_bytes(model, height, width), decode_bytes(model, height, width), pictures * halves, pictures, "")
 
 
-def _worked(a: Arrangement, room: int, row: int, decode: int, rows: int, said: str) -> Arrangement:
-    fitting, pictures = max(1, room // max(row, 1)), max(1, room // max(decode, 1))
-    tiles, also = decode > room, []
+def _worked(a: Arrangement, room: int, row: int, decode: int, rows: int, pictures: int, said: str) -> Arrangement:
+    fitting, seen = max(1, room // max(row, 1)), max(1, room // max(decode, 1))
+    also = []
     if fitting < rows:
         also.append(f"{fitting} of {rows} samples go through the network at a time")
-    if tiles:
+    if decode > room:
         also.append("pictures are decoded in tiles")
     if also and not said:
         said = f"{_size(max(room, 0))} are free beside the weights"
-    return replace(a, rows=fitting if fitting < rows else None, pictures=pictures if pictures < rows else None,
-                   tiles=tiles, said="; ".join([said, *also]) if said else "")
+    return replace(a, rows=fitting if fitting < rows else None, pictures=seen if seen < pictures else None,
+                   tiles=decode > room, said="; ".join([said, *also]) if said else "")
 
 
 def _size(n: int) -> str:
@@ -269,10 +268,10 @@ def precision(device: str, wanted: str = "auto") -> str:
     return "bfloat16" if torch.cuda.get_device_capability(torch.device(device)) >= (8, 0) else "float16"
 
 
-def compile_blocks(network: Any) -> Any:
+def compile_blocks(network: Any, backend: str = "inductor") -> Any:
     """Compile what a network repeats (its transformer blocks) once for all of them: minutes less than compiling the
     whole, and nearly as quick. The network itself is returned, as it is where it repeats nothing or was compiled."""
     if getattr(network, "_repeated_blocks", None) and not getattr(network, "_blocks_are_compiled", False):
-        network.compile_repeated_blocks(fullgraph=True)
+        network.compile_repeated_blocks(fullgraph=True, backend=backend)
         network._blocks_are_compiled = True
     return network

@@ -90,7 +90,8 @@ def draw(model: Any, p: TextToImage, job: Job, text: str, negative: str) -> torc
     steps = p.steps or max(1, round(own.steps * p.pace))
     guidance = own.guidance if p.guidance is None else p.guidance
     shape = model.shape(p.height, p.width)
-    room = memory.work(model, p.height or model.size, p.width or model.size, p.candidates * (1 + (guidance > 1)))
+    room = memory.work(model, p.height or model.size, p.width or model.size, p.candidates,
+                       1 + (guidance > 1))
     if room.said:
         job.warn(room.said)
     share = 1 / (1 + len(model.upscalers))

@@ -190,6 +190,10 @@ def _index(source: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+TILE = 512
+"""Pixels of the tiles in which a VAE decodes where memory is short, at most."""
+
+
 def settle(model: Any, device: str, probe: memory.Probe | None = None) -> Any:
     """A model on the device where it computes: whole, or with a ``home`` where its parts take turns."""
     if torch.device(device).type == "cpu":
@@ -198,7 +202,8 @@ def settle(model: Any, device: str, probe: memory.Probe | None = None) -> Any:
     plan = memory.arrange({name: memory.bytes_of(p) for name, p in parts.items()},
                           {name: memory.largest_block(p) for name, p in parts.items()},
                           memory.row_bytes(model, model.size, model.size),
-                          memory.decode_bytes(model, model.size, model.size), 1, device, probe,
+                          memory.decode_bytes(model, model.size, model.size), device,
+                          tile=memory.decode_bytes(model, TILE, TILE), probe=probe,
                           held=sum(memory.bytes_of(p) for p in parts.values() if memory.is_on(p, device)))
     if plan.mode == "whole":
         for part in parts.values():
