@@ -119,8 +119,8 @@ def write_folders(folder: Path, family: str, weights: Weights, sizes: Any, *, va
         (root / name).mkdir(parents=True, exist_ok=True)
         config = configs(family, sizes)[part]
         if name == "clip_camera_projection":
-            config = {"_class_name": "CLIPCameraProjection", "in_channel": config["in_channel"],
-                      "out_channel": config["out_channel"]}
+            config = {"_class_name": "CLIPCameraProjection", "embedding_dim": config["out_channel"],
+                      "additional_embeddings": 4}
         (root / name / "config.json").write_text(json.dumps(config))
         keys = dict(tensors)
         if part == "text_encoder":

@@ -161,6 +161,9 @@ def _of_config(cls: str, text: str) -> Blueprint:
 def _build(cls: str, config: Mapping[str, Any]) -> Any:
     import torch
     kind = getattr(import_module(CLASSES[cls]), cls)
+    if cls == "CCProjection" and "additional_embeddings" in config:  # as ashawkey's port says it
+        width = int(config.get("embedding_dim", 768))
+        config = {"in_channel": width + int(config["additional_embeddings"]), "out_channel": width}
     with torch.device("meta"):
         if CLASSES[cls] == "transformers":
             made = kind(kind.config_class(**{k: v for k, v in config.items() if k not in ("architectures", "dtype",
