@@ -17,7 +17,7 @@ from engine.toybox.render import render
 from engine.training import control_data, control_figures
 from engine.training.control import DROPOUT, Control
 from engine.training.data import Shards, fake_shards, over
-from engine.training.image_prompt import NEITHER, NO_TEXT, ImagePrompt, colourless
+from engine.training.image_prompt import KIND_ALONE, NEITHER, NO_TEXT, ImagePrompt, colourless
 from engine.training.latents import update
 from engine.training.loop import Draw, Settings, State, load_average, train
 from tests.tiny_models import make_tiny_set
@@ -281,6 +281,6 @@ def test_prompts_of_an_image_prompt_leave_looks_out(house: Path, monkeypatch) ->
     assert abs(empty - NO_TEXT - NEITHER) < 0.08
     said = [t for t in texts if t]
     bare = [t for t in said if not any(c in t for c in ("red", "green", "blue", "yellow"))]
-    assert 0.35 < len(bare) / len(said) < 0.65
+    assert abs(len(bare) / len(said) - KIND_ALONE) < 0.1
     assert colourless("umbrella", np.array([0, 10, 1, 40])) == "an umbrella, front view"
     assert colourless("mug", np.array([45, 10, 1, 40])) == "a mug"

@@ -34,11 +34,11 @@ from engine.training.loop import Draw, State
 
 NO_PICTURE, NO_TEXT, NEITHER = 0.05, 0.2, 0.05
 """Shares of samples without the one, the other, both."""
-KIND_ALONE = 0.5
-"""Share of the prompts that name the kind (and the view) and nothing else."""
+KIND_ALONE = 0.75
+"""Share of the prompts that name the kind (and the view) and nothing else: what words say, the picture need not."""
 SAME_VIEW = 0.3
 """Share of samples whose picture is the very view that is to be drawn."""
-LATE = 2.0
+LATE = 3.0
 LOOKED_AT, MEASURED = 24, 100
 
 
