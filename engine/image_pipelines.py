@@ -85,7 +85,8 @@ def open_mask(run: Run, path: Path, picture: Path) -> Handle[Picture]:
 
 def open_face(run: Run, path: Path) -> Handle[Face]:
     """A face: its identity vector in a .npy or .json file, or a picture in which the set's model ``face`` finds it."""
-    from engine.stages.load_face import face_digest, find_face, load_face
+    from engine.stages.find_face import find_face
+    from engine.stages.load_face import face_digest, load_face
     if path.suffix.lower() in (".npy", ".json"):
         return run(load_face, path=str(path), digest=face_digest(path))
     if not _has_role(run, "face"):

@@ -35,9 +35,14 @@ def model() -> Any:
 
 
 def controlnet(seed: int, unet: Any = None) -> Any:
+    return sharpened_controlnet(seed, unet or model().unet)
+
+
+def sharpened_controlnet(seed: int, unet: Any) -> Any:
+    """A random ControlNet of a U-Net that notices what it is shown."""
     from diffusers import ControlNetModel
     torch.manual_seed(seed)
-    net = ControlNetModel.from_unet(unet or model().unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
     perturbed(net, seed)
     with torch.no_grad():  # or what it is shown would be lost behind seven small convolutions
         for name, p in net.controlnet_cond_embedding.named_parameters():
@@ -85,8 +90,9 @@ def square_mask(size: int = SIZE) -> np.ndarray:
 
 
 def adapter_weights(kind: str = "base", seed: int = 3, unet: Any = None) -> dict[str, dict[str, torch.Tensor]]:
-    """Random tensors under a published IP-Adapter's names, for the tiny U-Net."""
+    """Random tensors under a published IP-Adapter's names, for a tiny U-Net."""
     unet = unet or model().unet
+    width = int(unet.config.cross_attention_dim)
     g = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> torch.Tensor:
@@ -95,14 +101,14 @@ def adapter_weights(kind: str = "base", seed: int = 3, unet: Any = None) -> dict
     for i, name in enumerate(n for n in unet.attn_processors if n.endswith("attn2.processor")):
         inner = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape[0]
         for part in "kv":
-            ip[f"{2 * i + 1}.to_{part}_ip.weight"] = rand(inner, CONTEXT)
+            ip[f"{2 * i + 1}.to_{part}_ip.weight"] = rand(inner, width)
     if kind == "base":
-        return {"image_proj": {"proj.weight": rand(4 * CONTEXT, CONTEXT), "proj.bias": rand(4 * CONTEXT),
-                               "norm.weight": 1 + rand(CONTEXT), "norm.bias": rand(CONTEXT)}, "ip_adapter": ip}
+        return {"image_proj": {"proj.weight": rand(4 * width, CONTEXT), "proj.bias": rand(4 * width),
+                               "norm.weight": 1 + rand(width), "norm.bias": rand(width)}, "ip_adapter": ip}
     seen, hidden, inner, queries = (512 if kind == "face" else CONTEXT), 32, 128, 5
     proj = {"latents": rand(1, queries, hidden), "proj_in.weight": rand(hidden, seen), "proj_in.bias": rand(hidden),
-            "proj_out.weight": rand(CONTEXT, hidden), "proj_out.bias": rand(CONTEXT),
-            "norm_out.weight": 1 + rand(CONTEXT), "norm_out.bias": rand(CONTEXT)}
+            "proj_out.weight": rand(width, hidden), "proj_out.bias": rand(width),
+            "norm_out.weight": 1 + rand(width), "norm_out.bias": rand(width)}
     for i in range(4):  # as many as every published one has
         layer = {"0.norm1.weight": 1 + rand(hidden), "0.norm1.bias": rand(hidden), "0.norm2.weight": 1 + rand(hidden),
                  "0.norm2.bias": rand(hidden), "0.to_q.weight": rand(inner, hidden),

@@ -33,11 +33,12 @@ from engine.models.loading import Control
 from engine.models.loading import ImagePrompt as ImagePromptModel
 from engine.stages.control_image import ControlImage, control_image
 from engine.stages.control_to_image import ControlToImage, control_to_image
+from engine.stages.find_face import FindFace, find_face
 from engine.stages.image_prompt import ImagePrompt
 from engine.stages.image_prompt import image_prompt as draw_like
 from engine.stages.image_to_image import ImageToImage, image_to_image, psnr
 from engine.stages.inpaint import Inpaint, inpaint
-from engine.stages.load_face import FindFace, LoadFace, face_digest, find_face, load_face
+from engine.stages.load_face import LoadFace, face_digest, load_face
 from engine.stages.outpaint import Outpaint, outpaint
 from engine.stages.upscale import Upscale, upscale
 
@@ -223,8 +224,8 @@ def test_the_seam_by_hand() -> None:
     image = np.repeat(np.tile(row, (8, 1))[..., None], 3, -1)
     mask = np.zeros((8, 8), np.float32)
     mask[:, 4:] = 1
-    # Around the outline (within half a pixel, a sixteenth of 8) there are no pairs but the seam's own, whose mean is the
-    # surroundings' mean too.
+    # Around the outline (within half a pixel, a sixteenth of 8) there are no pairs but the seam's own: its mean is the
+    # mean around it too.
     assert inpainting.seam_gradient(image, mask) == pytest.approx(1.0)
     wide = np.repeat(np.repeat(image, 8, 0), 1, 1)
     wide = np.concatenate([wide[:, :1].repeat(28, 1), wide, wide[:, -1:].repeat(28, 1)], 1)  # (64, 64)

@@ -1,4 +1,4 @@
-"""A face's identity vector, from a file or found in a picture by a model -> Face (for InstantID)."""
+"""A file with a face's identity vector -> Face (for InstantID)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from engine.artifacts import Face, Picture, over_white
+from engine.artifacts import Face
 from engine.diffusion.image_prompt import FACE
 from engine.errors import BadInput
 from engine.job import Job, Params, stage
@@ -26,10 +26,6 @@ class LoadFace(Params):
 
     path: str = Field(exclude=True, description="A .npy or .json file of one face.")
     digest: str = Field("", description="SHA-256 of the file, as face_digest gives it.")
-
-
-class FindFace(Params):
-    """Parameters of ``find_face``."""
 
 
 def face_digest(path: str | Path) -> str:
@@ -48,21 +44,6 @@ def load_face(p: LoadFace, job: Job) -> Face:
         raise BadInput(f"{p.path} changed since the run was planned: sha256 expected {p.digest}, found {found}",
                        "start again")
     return _parsed(data, Path(p.path))
-
-
-@stage(version=1, roles=("face",))
-def find_face(picture: Picture, p: FindFace, job: Job) -> Face:
-    """The one face of a picture, by a model of the role ``face``: called with (h, w, 3), it gives the identity vectors
-    (n, 512) and points (n, 5, 2), pixels, of the n faces it sees, the largest first. BadInput where it sees none.
-    """
-    image = over_white(picture.image)
-    identities, points = job.model("face")(image)
-    if not len(identities):
-        raise BadInput("no face is seen in the picture", "give a picture in which one face is large and unobstructed")
-    if len(identities) > 1:
-        job.warn(f"{len(identities)} faces are seen in the picture; the largest one is taken")
-    size = np.array([image.shape[1], image.shape[0]], np.float32)
-    return Face(np.asarray(identities[0], np.float32), np.asarray(points[0], np.float32) / size)
 
 
 def _read(path: Path) -> bytes:
