@@ -77,18 +77,19 @@ def make(out: Out,
          until: Until = None,
          pick: Annotated[int | None, typer.Option(help="Go on from this candidate, counted from 0.",
                                                      metavar="N")] = None,
-         lora: Annotated[Path | None, typer.Option(help="A LoRA that draws the picture: the file that train lora "
-                                                        "wrote.")] = None,
+         lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:SCALE]",
+                                                        help="A LoRA that draws the picture; may be given often.")
+                         ] = None,
          settings: Settings = None, model: Chosen = None, commercial_only: CommercialOnly = False,
          allow_pickle: AllowPickle = False, store: StorePlace = None, device: Device = "auto") -> None:
     """Make a textured mesh from a prompt or a picture."""
-    from engine.recipes.recipe import default_pipeline, make_recipe, merge_settings, parse_roles
+    from engine.recipes.recipe import default_pipeline, make_recipe, merge_settings, parse_loras, parse_roles
+    drawn = parse_loras(lora or [])
     recipe = make_recipe(pipeline=pipeline or default_pipeline(image is not None), prompt=prompt,
                          image=str(image) if image else "", negative=negative, seed=seed, models=models,
                          roles=parse_roles(model or []),
                          quality=quality, height_m=height, elevation_deg=elevation, pick=pick,
-                         stages=merge_settings({"text_to_image": {"lora": str(lora.resolve())}} if lora else {},
-                                               settings or []))
+                         stages=merge_settings({"text_to_image": drawn} if drawn else {}, settings or []))
     _make(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 

@@ -230,3 +230,35 @@ def test_files_are_known_before_anything_runs(tmp_path: Path) -> None:
     save_file({"zorb": torch.ones(16)}, tmp_path / "z.safetensors")
     with pytest.raises(BadInput, match="z.safetensors changed since the run was planned"):
         adapters.adapted(twin.ours, p)
+
+
+def test_the_command_takes_several_and_recipes_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.recipes.recipe import load_recipe, merge_settings, parse_loras
+    monkeypatch.chdir(tmp_path)
+    a, b = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    assert parse_loras([]) == {} and parse_loras(["a.safetensors"]) == {"lora": a}
+    assert parse_loras(["a.safetensors:0.5"]) == {"lora": a, "lora_scale": 0.5}
+    assert parse_loras(["a.safetensors:-1", "b.safetensors"]) == {"lora": [a, b], "lora_scale": [-1.0, 1.0]}
+    assert parse_loras(["local/style", "c:x.safetensors"])["lora"][0] == "local/style"  # an id is no file
+    told = merge_settings({}, ['text_to_image.embedding=["b.safetensors"]', "text_to_image.lora=local/style"])
+    assert told["text_to_image"] == {"embedding": [b], "lora": "local/style"}
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "r.toml").write_text('format = 1\npipeline = "text_to_mesh"\nprompt = "a mug"\n'
+                                             '[stages.text_to_image]\nlora = ["x.safetensors", "/y.safetensors"]\n')
+    drawn_ = load_recipe(tmp_path / "sub" / "r.toml").stages["text_to_image"]
+    assert drawn_["lora"] == [str(tmp_path / "sub" / "x.safetensors"), "/y.safetensors"]
+
+
+def test_a_lora_that_was_added_goes_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.models import local
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path / "models"))
+    path = tmp_path / "real.safetensors"
+    width = 320
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_"
+    save_file({f"{name}{x}.lora_{side}.weight": torch.ones(*shape) for x, read in (("k", 768), ("q", width))
+               for side, shape in (("down", (1, read)), ("up", (width, 1)))}, path)
+    local.add(path, "lora", id="local/style")
+    p = TextToImage(prompt=TEXT, lora="local/style")
+    assert p.lora_digest == lora_files.digest(path) and adapters.place("local/style") == path
+    with pytest.raises(BadInput, match="there is no LoRA local/none"):
+        TextToImage(prompt=TEXT, lora="local/none")

@@ -172,7 +172,7 @@ def test_parts_of_text_encoders_are_kept_and_what_nobody_takes_is_named(tmp_path
     save_file({**tensors, **text}, tmp_path / "both.safetensors")
     both = lora_files.read(tmp_path / "both.safetensors")
     assert list(both.text) == ["text_encoder"] and list(both.text["text_encoder"].pairs) == ["layers.0.q_proj"]
-    assert both.alphas == {m: 3.0 for m in both.pairs}  # the file lost its settings: alpha is the rank
+    assert both.alphas == dict.fromkeys(both.pairs, 3.0)  # the file lost its settings: alpha is the rank
     save_file(text, tmp_path / "text.safetensors")
     with pytest.raises(BadInput, match="holds no LoRA of a U-Net, only of text_encoder"):
         lora_files.read(tmp_path / "text.safetensors")

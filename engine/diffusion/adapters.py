@@ -30,8 +30,8 @@ class Adapted(Params):
     """Parameters of what is put on the model."""
 
     lora: Names = Field("", exclude=True, description="LoRA files (.safetensors), one or a list: what `maquette train "
-                                                      "lora` writes, or others' in the layouts of diffusers, peft and "
-                                                      "kohya; their digests stand for them in keys.")
+                        "lora` writes, or others' in the layouts of diffusers, peft and kohya; or ids of added ones. "
+                        "Their digests stand for them in keys.")
     lora_digest: Names = Field("", description="SHA-256 of the LoRAs' files; taken from the files where not given.")
     lora_scale: float | tuple[float, ...] = Field(1.0, description="How much each counts, -2 to 2; 1 as trained.")
     embedding: Names = Field("", exclude=True, description="Textual inversion files, one or a list; the prompt may "
@@ -62,7 +62,7 @@ class Adapted(Params):
         for name, digest in (("lora", lora_files.digest), ("embedding", _embedding_digest)):
             given = values.get(name)
             if isinstance(given, str | list | tuple) and given and not values.get(f"{name}_digest"):
-                found = tuple(digest(str(path), pickles) for path in _listed(given))
+                found = tuple(digest(str(place(path)), pickles) for path in _listed(given))
                 values[f"{name}_digest"] = found[0] if isinstance(given, str) else found
         scales = values.get("lora_scale", 1)
         if isinstance(scales, list | tuple) and len(scales) != len(_listed(values.get("lora") or ())):
@@ -183,10 +183,24 @@ def _embeddings(p: Adapted) -> list[tuple[Embedding, str]]:
 
 def _unchanged(path: str, digest: str, now: Callable[[str, bool], str], read: Callable[[Path, bool], T],
                allow_pickle: bool) -> T:
+    path = str(place(path))
     if (found := now(path, allow_pickle)) != digest:
         raise BadInput(f"{path} changed since the run was planned: sha256 expected {digest}, found {found}",
                        "start again")
     return read(Path(path), allow_pickle)
+
+
+def place(name: str) -> Path:
+    """A file by its path, or by the id under which `maquette models add` keeps it. What is neither stays a path, and
+    is refused as one."""
+    path = Path(name)
+    if not path.exists():
+        from engine.models import catalogue, local
+        found = catalogue.models().get(name)
+        here = local.find(found) if found is not None and found.role == "lora" else None
+        if here is not None and here.weights:
+            return next(iter(here.weights.values()))
+    return path
 
 
 def _embedding_digest(path: str | Path, allow_pickle: bool = False) -> str:

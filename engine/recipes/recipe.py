@@ -140,9 +140,10 @@ def load_recipe(path: Path) -> Recipe:
         if isinstance(values.get(name), str) and values[name]:
             values[name] = str(path.parent / values[name])
     stages = values.get("stages")
-    drawn = stages.get("text_to_image") if isinstance(stages, dict) else None
-    if isinstance(drawn, dict) and isinstance(drawn.get("lora"), str) and drawn["lora"]:
-        drawn["lora"] = str(path.parent / drawn["lora"])
+    for told in stages.values() if isinstance(stages, dict) else ():
+        for name in ADAPTERS:
+            if isinstance(told, dict) and name in told:
+                told[name] = _placed(told[name], path.parent)
     return _checked(values, f"{path}: ")
 
 
@@ -179,13 +180,44 @@ def parse_roles(choices: list[str]) -> dict[str, str]:
     return roles
 
 
+def parse_loras(given: list[str]) -> dict[str, Any]:
+    """``FILE[:SCALE]`` words of ``--lora`` -> the stage's parameters ``lora`` and ``lora_scale``."""
+    files, scales = [], []
+    for text in given:
+        name, colon, scale = text.rpartition(":")
+        number = _literal(scale) if colon and name else None
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            text = name
+        else:
+            number = 1.0
+        files.append(_placed(text, Path.cwd()))
+        scales.append(float(number))
+    if not files:
+        return {}
+    one = len(files) == 1
+    return {"lora": files[0] if one else files, **({} if set(scales) == {1.0} else {
+        "lora_scale": scales[0] if one else scales})}
+
+
 def merge_settings(stages: dict[str, dict[str, Any]], settings: list[str]) -> dict[str, dict[str, Any]]:
-    """``stages`` with the ``--set`` words on top; later ones win."""
+    """``stages`` with the ``--set`` words on top; later ones win. Files of adapters are from the current folder."""
     merged = {label: dict(values) for label, values in stages.items()}
     for text in settings:
         label, name, value = parse_setting(text)
-        merged.setdefault(label, {})[name] = value
+        merged.setdefault(label, {})[name] = _placed(value, Path.cwd()) if name in ADAPTERS else value
     return merged
+
+
+ADAPTERS = ("lora", "embedding")
+"""Stage parameters that name files, one or a list, or models of the user's own by id."""
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """Names of files as whole paths, so that a recipe finds them wherever it lies; ids of models as they are."""
+    if isinstance(value, list):
+        return [_placed(one, folder) for one in value]
+    return str(folder / value) if isinstance(value, str) and value.lower().endswith(_SUFFIXES) else value
 
 
 def _and(names: list[str]) -> str:
