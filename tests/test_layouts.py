@@ -240,6 +240,27 @@ def test_loras_with_text_encoders_in_latent_diffusion_s_numbering_and_without_cr
         == "sd15"
 
 
+def test_loras_of_transformers_and_of_motion_in_diffusers_names() -> None:
+    made = {}
+    for name, shape in blueprint("sd3", "transformer").shapes.items():
+        if name.endswith((".attn.to_q.weight", ".attn.add_k_proj.weight")):
+            module = f"transformer.{name.removesuffix('.weight')}"
+            made |= {f"{module}.lora_A.weight": (4, shape[1]), f"{module}.lora_B.weight": (shape[0], 4)}
+    assert clean(recognise(header(made))) == ("sd3", "lora", "diffusers", ("transformer",))
+    place = "unet.down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_k"
+    motion = {f"{place}.lora_A.weight": (64, 320), f"{place}.lora_B.weight": (320, 64)}
+    assert clean(recognise(header(motion)))[:3] == ("sd15", "motion_lora", "diffusers")
+
+
+def test_networks_of_latent_consistency_and_whole_clips_are_known() -> None:
+    told = {**blueprint("sd15", "unet").shapes, "time_embedding.cond_proj.weight": (320, 256)}
+    assert clean(recognise(header(told)))[:2] == ("sd15_lcm", "text_to_image")
+    clip = {**blueprint("clip", "clip").shapes, "text_model.embeddings.position_ids": (1, 77)}
+    assert clean(recognise(header(clip)))[:2] == ("clip", "image_text")
+    first = {**ldm.prefixed("control_model.", ldm.controlnet()), **ldm.sd1()}
+    assert clean(recognise(header(first)))[:2] == ("sd15", "control")
+
+
 def test_damaged_loras_are_named() -> None:
     shapes = dict(lora("sd15", "diffusers"))
     first = next(iter(shapes))
@@ -304,6 +325,7 @@ def test_one_name_missing_one_too_many_one_of_another_shape_are_each_named() -> 
     ({"blocks.0.adaLN_modulation.1.weight": (6912, 1152), "x_embedder.proj.weight": (1152, 4, 2, 2)}, "DiT"),
     ({"model.0.weight": (64, 3, 3, 3), "body.0.rdb1.conv1.weight": (32, 64, 3, 3)}, "ESRGAN"),
     ({"lora_unet_x.hada_w1_a": (4, 4)}, "LyCORIS"),
+    ({"encoder.layers.0.weight": (64, 3, 3, 3), "encoder.layers.1.conv.0.weight": (64, 64, 3, 3)}, "TAESD"),
     ({"model.diffusion_model.camera_embed.0.weight": (1280, 16), **ldm.prefixed("model.diffusion_model.", {
         k: v for k, v in ldm.unet(context=1024, linear=True).items() if "attn1" not in k})}, "MVDream")])
 def test_files_of_others_are_named(shapes: Shapes, said: str) -> None:

@@ -15,6 +15,8 @@ from engine.models.moves import Shape
 
 CONTEXT = {768: "sd15", 1024: "sd21", 2048: "sdxl", 1280: "sdxl_refiner"}
 """Width of the text that a U-Net's cross-attention reads -> its family."""
+TRANSFORMERS = {1536: "sd3", 2432: "sd35_large", 1152: "pixart_sigma"}
+"""Width of a transformer without a U-Net around it -> its family."""
 _LORA = re.compile(r"(?P<module>.+?)\.(?P<side>lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up|"
                    r"lora_linear_layer\.down|lora_linear_layer\.up)(?:\.default)?\.weight")
 _OLD = re.compile(r"(?P<module>.+?)\.processor\.(?P<layer>to_q|to_k|to_v|to_out)_lora\.(?P<side>down|up)\.weight")
@@ -30,6 +32,8 @@ OTHERS: tuple[tuple[str, str], ...] = (
     (r"double_blocks\.0\.img_attn|lora_unet_double_blocks|transformer\.single_transformer_blocks", "FLUX"),
     (r"camera_embed\.0|\.camera_embed\.", "MVDream or ImageDream"),
     (r"model\.diffusion_model\.input_blocks\.\d+\.\d+\.time_stack", "Stable Video Diffusion or SV3D"),
+    (r"^(encoder|decoder)\.layers\.\d+\.(weight|conv\.)", "a tiny autoencoder (TAESD)"),
+    (r"(controlnet_cond_embedding|input_hint_block).*", "SparseCtrl, or a ControlNet of a kind that is not known"),
     (r"clip_txt_mapper|down_blocks\.1\.0\.channelwise", "Stable Cascade"),
     (r"head\.modulation|blocks\.0\.cross_attn\.norm_k", "Wan"),
     (r"patchify_proj|scale_shift_table.*ltx", "LTX-Video"),
@@ -61,7 +65,7 @@ def recognise(shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
     names = list(shapes)
     if any(n.startswith(("image_proj", "ip_adapter")) for n in names):
         return ip_adapter_files.recognise(shapes)
-    if any(convert_motion.motion_lora_name(n) for n in names):
+    if any(".motion_modules." in n and (convert_motion.motion_lora_name(n) or lora_tensor(n)) for n in names):
         return _motion_lora(shapes)
     if any(_LORA.fullmatch(n) or _OLD.fullmatch(n) for n in names) or any(n.startswith(("lora_unet_", "lora_te"))
                                                                            for n in names):
@@ -99,12 +103,15 @@ def _motion_lora(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     unexpected = []
     for name, shape in shapes.items():
         found = convert_motion.motion_lora_name(name)
+        if found is None and (side := lora_tensor(name)):
+            found = side[0].removeprefix("unet."), side[1]
         if found is None or f"{found[0]}.weight" not in modules:
             unexpected.append(name)
         else:
             sides.setdefault(found[0], {})[found[1]] = shape
     missing, wrong = _halves(sides, {m: modules[f"{m}.weight"] for m in sides})
-    return {"family": "sd15", "role": "motion_lora", "layout": "animatediff", "parts": ("motion_adapter",),
+    layout = "animatediff" if any("temporal_transformer" in n for n in shapes) else "diffusers"
+    return {"family": "sd15", "role": "motion_lora", "layout": layout, "parts": ("motion_adapter",),
             "missing": missing, "unexpected": tuple(unexpected), "wrong": wrong}
 
 
@@ -162,6 +169,9 @@ def _family(sides: Mapping[str, Mapping[str, Shape]]) -> str:
     for module, held in unets.items():
         if re.search(r"attn2[._]to_k$", module) and "A" in held and len(held["A"]) > 1:
             return CONTEXT.get(held["A"][1], "unknown")
+    for module, held in unets.items():
+        if re.search(r"transformer_blocks[._]\d+[._]attn1?[._]to_q$", module) and "_blocks_" not in _plain(module):
+            return TRANSFORMERS.get(held["A"][1] if len(held.get("A", ())) > 1 else 0, "unknown")
     if any(re.search(r"transformer_blocks[._][2-9]", m) for m in unets if "single_" not in m):
         return "sdxl"
     if any(re.search(r"(down_blocks[._]\d|mid_block|up_blocks[._]\d)", m) for m in unets):
@@ -171,6 +181,11 @@ def _family(sides: Mapping[str, Mapping[str, Shape]]) -> str:
         return "sdxl" if any("te2" in m or "text_encoder_2" in m for m in sides) else (
             CONTEXT.get(texts.pop(), "unknown") if len(texts) == 1 else "unknown")
     return "unknown"
+
+
+def _plain(module: str) -> str:
+    """What stands before a module's transformer blocks, flat."""
+    return "_" + module.replace(".", "_").partition("transformer_blocks")[0]
 
 
 def _is_text(module: str) -> bool:
@@ -214,7 +229,7 @@ def _from_ldm(place: str, inner: str) -> str:
 def _modules(family: str) -> dict[str, tuple[str, str, Shape]]:
     """Flat name -> (part, module, shape of its weight) of everything that a LoRA of the family may change."""
     found = {}
-    for part, short in (("unet", "unet"), ("text_encoder", "te"), ("text_encoder_2", "te2")):
+    for part, short in (("unet", "unet"), ("transformer", "unet"), ("text_encoder", "te"), ("text_encoder_2", "te2")):
         if blueprints.config_folder(family, part):
             for name, shape in blueprints.blueprint(family, part).shapes.items():
                 if name.endswith(".weight") and len(shape) > 1:

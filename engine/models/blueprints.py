@@ -20,7 +20,8 @@ from engine.models.moves import Shape
 CONFIGS = Path(__file__).parent / "configs"
 
 BASES: dict[str, str] = {
-    "sd15_inpaint": "sd15", "sd15_pix2pix": "sd15", "zero123": "sd15", "stable_zero123": "zero123",
+    "sd15_inpaint": "sd15", "sd15_pix2pix": "sd15", "sd15_lcm": "sd15", "sdxl_lcm": "sdxl",
+    "zero123": "sd15", "stable_zero123": "zero123",
     "animate_anyone": "sd15", "animatediff": "sd15",
     "sd21_base": "sd21", "sd21_inpaint": "sd21_base", "sd21_depth": "sd21_base", "sd21_unclip": "sd21",
     "sd_x4_upscaler": "sd21", "zero123plus": "sd21",

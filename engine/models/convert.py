@@ -178,6 +178,8 @@ def part_in(names: Iterable[str]) -> str:
     held = set(names)
     if all(".motion_modules." in name for name in held):
         return "motion_adapter" if held else ""
+    if {name.partition(".")[0] for name in held} >= {"text_model", "vision_model"}:
+        return "clip"
     return next((part for sign, part in SIGNS if any(re.match(sign, name) for name in held)), "")
 
 

@@ -28,7 +28,7 @@ ROLES: dict[str, str] = {
 PART_ROLES: dict[str, str] = {
     "controlnet": "control", "motion_adapter": "motion", "vae": "vae", "text_encoder": "text_encoder",
     "text_encoder_2": "text_encoder", "text_encoder_3": "text_encoder", "image_encoder": "image_encoder",
-    "pose_guider": "reference_animation", "cc_projection": "novel_view",
+    "pose_guider": "reference_animation", "cc_projection": "novel_view", "clip": "image_text",
 }
 """What a file is used for that holds one part and no denoising network."""
 FOLDER_NAMES: dict[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ FOLDER_NAMES: dict[str, tuple[str, ...]] = {
 """Folders in which a part may lie, where they are not called as the part is."""
 NEVER_NEEDED = ("safety_checker",)
 MAIN = ("unet", "transformer", "reference_unet", "controlnet", "motion_adapter", "pose_guider", "cc_projection",
-        "image_encoder", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
+        "clip", "image_encoder", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 """Parts, the one that says most about the family first."""
 STRANGE = 0.1
 """Share of missing and strange names above which a file is none of a family that it resembles."""
@@ -167,6 +167,8 @@ def role_of(family: str, parts: Sequence[str]) -> str:
     """What a file of these parts is used for; the first part says most."""
     if not parts:
         return ""
+    if "controlnet" in parts:  # its first files came with all of Stable Diffusion
+        return "control"
     if parts[0] in ("unet", "transformer", "reference_unet"):
         return ROLES.get(family, "text_to_image")
     return PART_ROLES.get(parts[0], "")
@@ -232,6 +234,7 @@ def sketch_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
             "levels": 1 + max((int(n.split(".")[1]) for n in shapes if n.startswith("down_blocks.")), default=-1),
             "added": any(n.startswith("add_embedding.") for n in shapes),
             "classes": any(n.startswith("class_embedding.") for n in shapes),
+            "told": "time_embedding.cond_proj.weight" in shapes,
             "linear": len(projection) == 2 if projection else None}
 
 
@@ -249,11 +252,13 @@ def sketch_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "context": config.get("cross_attention_dim", 1280), "width": widths[0], "levels": len(widths),
             "added": bool(config.get("addition_embed_type")),
             "classes": bool(config.get("class_embed_type") or config.get("num_class_embeds")),
-            "linear": bool(config.get("use_linear_projection"))}
+            "told": bool(config.get("time_cond_proj_dim")), "linear": bool(config.get("use_linear_projection"))}
 
 
-SIZES = ("context", "width", "layers")
-"""Facts in which a smaller network of the same family may differ."""
+FREE = ("context", "width", "layers", "told")
+"""Facts in which a network of the same family may differ: sizes, and whether it is told its guidance (LCM)."""
+CASCADE = {"in": 6, "out": 6, "added": True, "classes": True}
+"""DeepFloyd IF's second network, by its facts: its folder always brings its configuration."""
 
 
 def kin(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -265,10 +270,12 @@ def kin(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         if blueprints.class_of(theirs, part) != blueprints.class_of(config, part):
             continue
         facts = sketch_config(theirs) if told else {}
-        if all(told[k] == v for k, v in facts.items() if k not in SIZES):
+        if all(told[k] == v for k, v in facts.items() if k not in FREE):
             keys = ("hidden_size", "latent_channels", "cross_attention_dim", "sample_size")
-            near = sum(theirs.get(k) == config.get(k) for k in keys)
+            near = sum(theirs.get(k) == config.get(k) for k in keys) + (facts.get("told") == told.get("told"))
             found.append((-near, folder.parent.name))
+    if told and told.items() >= CASCADE.items():
+        found.append((0, "deepfloyd_2"))
     return tuple(family for _, family in sorted(found))
 
 
