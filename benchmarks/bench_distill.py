@@ -164,7 +164,7 @@ def worded_rows(objects: int = 50, pipelines: Sequence[str] = WORDED, quality: s
 def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
     """Magic3D's refinement of a coarse field that was fitted to true views: held-out views' PSNR before and after."""
     from engine.artifacts import Views
-    from engine.distillation_pipelines import FINE, STEPS, SURFACE
+    from engine.distillation_pipelines import BESIDE_VIEWS, STEPS, SURFACE
     from engine.meshes.compare import likeness
     from engine.models.sets import model_set
     from engine.pipelines import FROM_MADE_VIEWS
@@ -190,7 +190,7 @@ def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
             field = run(fit_field, given, **FROM_MADE_VIEWS)
             coarse = run(texture_mesh, run(extract_mesh, field, smoothing=30), field, given)
             fine = run(refine_mesh, field, None, given, prompt=f"a {spec.color} {spec.kind}", bake_views="all",
-                       **{**SURFACE, **FINE, "janus": False}, **STEPS["refine_mesh"][quality])
+                       **{**SURFACE, **BESIDE_VIEWS, "janus": False}, **STEPS["refine_mesh"][quality])
             first = likeness(run.execute(coarse), views, held)[0]
             second = likeness(run.execute(fine), views, held)[0]
         before.append(first)

@@ -73,6 +73,9 @@ guidance keeps its published weight beside a picture's."""
 FINE: dict[str, Any] = {"text": "sds", "text_weight": 0.1, "text_scale": 20.0, "text_least": 0.02, "text_most": 0.5,
                         "weighting": "uniform"}
 """Magic3D's second stage: words at low noise, where they say details."""
+BESIDE_VIEWS: dict[str, Any] = {**FINE, "text_weight": 0.002}
+"""The same where true pictures from all around are held: at Magic3D's own weight the words paint over them. Held-out
+views of an axe: 32.3 dB before, 33.5 after 0.01, 35.5 after 0.002, 35.8 without words."""
 BOTH: dict[str, Any] = {
     **HELD, "text": "sds", "text_weight": 0.02, "text_scale": 10.0, "text_least": (0.0, 0.7, 0.2, 0.2),
     "text_most": (0.0, 0.85, 0.5, 0.2), "view": "zero123", "view_weight": 0.1, "view_scale": 3.0,

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from engine.artifacts import Files, Picture, TexturedMesh
 
 
-FROM_MADE_VIEWS: dict[str, Any] = {"levels": 4, "finest": 40, "hull_votes": 0.7, "steps": 200, "samples": 8192,
-                                   "first_density": 2.0}
+FROM_MADE_VIEWS: dict[str, Any] = {"levels": 4, "finest": 40, "hull_votes": 0.6, "steps": 200, "samples": 8192,
+                                   "first_density": 8.0}
 """Made views disagree with each other: a fine field would fit their quarrels as spikes, a coarse one finds what most of
 them say, and the hull lets a minority of wrong masks be outvoted."""
+OF_MADE_VIEWS: dict[str, Any] = {"smoothing": 30, "threshold": 3.0}
+"""Their outlines are soft, so matter is thin there: at the usual density, 9, a mug's handle is lost. With the thicker
+start, F at 0.05 of a chest went from 0.52 to 0.74, of a mushroom from 0.91 to 0.98."""
 
 
 def text_to_mesh(run: Run, prompt: str, *, negative: str = "", pick: int | None = None,
@@ -58,7 +61,7 @@ def image_to_mesh(run: Run, image: Handle[Picture], *, elevation_deg: float | No
     subject = run(cut_out, image)
     views = run(image_to_views, subject, elevation_deg=elevation_deg)
     field = run(fit_field, views, **FROM_MADE_VIEWS)
-    mesh = run(extract_mesh, field, smoothing=30)
+    mesh = run(extract_mesh, field, **OF_MADE_VIEWS)
     return run(texture_mesh, mesh, field, views, material=material_in(about))
 
 

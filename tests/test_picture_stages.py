@@ -174,7 +174,7 @@ def test_a_mean_picture_is_told_from_its_mist() -> None:
     """A brick disc whose rim is the mean of many discs: alpha is their share, the colour the brick's, not its mist; a
     pale patch inside stays whole, and so does a grey wall beside the brick, which no mist of brick could be."""
     y, x = np.mgrid[:128, :128]
-    share = np.clip((40 - np.hypot(y - 64, x - 64)) / 10 + 0.5, 0, 1)
+    share = np.clip((40 - np.hypot(y - 64, x - 64)) / 7 + 0.5, 0, 1)
     brick, white = np.array([0.8, 0.3, 0.1]), np.ones(3, np.float32)
     image = (share[..., None] * brick + (1 - share[..., None])).astype(np.float32)
     image[60:66, 60:66] = 0.9

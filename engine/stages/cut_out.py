@@ -26,7 +26,7 @@ class CutOut(Params):
     max_size: int = Field(1024, ge=LEAST_SIZE, le=4096, description="Largest side of the framed picture, pixels.")
 
 
-@stage(version=1, roles=("matting", "image_text"))
+@stage(version=2, roles=("matting", "image_text"))
 def cut_out(picture: Picture, p: CutOut, job: Job) -> Picture:
     """Free the subject from its background and frame it: RGBA, square, the subject's bounding box centred, its longest
     side 0.7 of the frame; as large as the picture allows, 128 to ``max_size`` pixels.

@@ -56,7 +56,7 @@ class ImageToViews(Params):
         return value
 
 
-@stage(version=2, roles=("novel_view", "matting"))
+@stage(version=3, roles=("novel_view", "matting"))
 def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     """Draw rings of views around the subject; view 0 is the picture itself, moved to where its camera sees it. Near
     views are drawn from the ring's view that they stand beside; where that is empty, from the picture.
