@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -50,6 +51,8 @@ class ControlWish:
 class ImageRequest:
     """What was asked for. stages : {label: {parameter: value}}; told : parameters of the verb's own stage
 
+    seam : how much the seam of a repainting may show (``inpainting.seam_gradient``), else another seed is tried, three
+        in all; 0: any. Without a feather any seam is taken.
     roles : {role: model} in the place of the set's own choices; commercial_only, allow_pickle : of the model set
     toybox : a thing of the toybox, "held_out:12", for controls without a picture
     """
@@ -70,6 +73,16 @@ class ImageRequest:
     roles: Mapping[str, str] = field(default_factory=dict)
     commercial_only: bool = False
     allow_pickle: bool = False
+    seam: float = 1.5
+
+    @property
+    def gates(self) -> dict[str, dict[str, Any]]:
+        """As a recipe's [gates.*]."""
+        label = STAGES.get(self.verb, "")
+        if label not in ("inpaint", "outpaint"):
+            return {}
+        feather = self.stages.get(label, {}).get("feather", self.told.get("feather"))
+        return {label: {"seam_gradient": {"maximum": self.seam} if self.seam > 0 and feather != 0 else False}}
 
 
 @dataclass
@@ -182,8 +195,10 @@ def plan_image(request: ImageRequest, *, store: str | Path | None = None, device
         raise BadInput(f"the seed is {request.seed}", "give a whole number from 0 to 2^63 - 1")
     models = model_set(request.models, request.roles, commercial_only=request.commercial_only,
                        allow_pickle=request.allow_pickle)
+    if not 0 <= request.seam < math.inf:
+        raise BadInput(f"the seam may show {request.seam} times", "give a number from 0 (any) on; 1.5 is usual")
     run = Run(Store(Store.place(store)), models, seed=request.seed, overrides=request.stages,
-              device=device, listeners=listeners)
+              gates=request.gates, device=device, listeners=listeners)
     goal = _planned(run, request)
     run.check()
     return ImagePlan(request, run, goal)
@@ -193,8 +208,9 @@ def make_image(verb: Verb, prompt: str = "", *, picture: str | Path | None = Non
                like: str | Path | None = None, face: str | Path | None = None, controls: Sequence[ControlWish] = (),
                negative: str = "", toybox: str = "", models: str = "builtin", seed: int = 0,
                stages: Mapping[str, Mapping[str, Any]] | None = None, roles: Mapping[str, str] | None = None,
-               commercial_only: bool = False, allow_pickle: bool = False, store: str | Path | None = None,
-               device: str = "auto", listeners: Iterable[Listener] = (), **told: Any) -> MadeImage:
+               commercial_only: bool = False, allow_pickle: bool = False, seam: float = 1.5,
+               store: str | Path | None = None, device: str = "auto", listeners: Iterable[Listener] = (), **told: Any
+               ) -> MadeImage:
     """Make a picture. verb : "edit", "inpaint", "outpaint", "control", "prompt", "upscale" or "maps"
 
     told : parameters of the verb's stage: strength, feather, left, factor, ... (docs/images.md)
@@ -203,7 +219,7 @@ def make_image(verb: Verb, prompt: str = "", *, picture: str | Path | None = Non
              for name, value in (("picture", picture), ("mask", mask), ("like", like), ("face", face))}
     request = ImageRequest(verb, prompt, negative, **paths, controls=tuple(controls), toybox=toybox, models=models,
                            seed=seed, told=told, stages=stages or {}, roles=roles or {},
-                           commercial_only=commercial_only, allow_pickle=allow_pickle)
+                           commercial_only=commercial_only, allow_pickle=allow_pickle, seam=seam)
     return plan_image(request, store=store, device=device, listeners=listeners).execute()
 
 

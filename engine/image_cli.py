@@ -32,6 +32,8 @@ Like = Annotated[Path | None, typer.Option(help="A picture that says what it sha
 Face = Annotated[Path | None, typer.Option(help="A face: .npy or .json with its 512 numbers, or a picture.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; without: the model's own.")]
 Fit = Annotated[str | None, typer.Option(help="framed (inside the model's square) or resized (in its own shape).")]
+Seam = Annotated[float, typer.Option(help="How much the seam may show, 1 as its surroundings; else another seed is "
+                                         "tried, three in all. 0: any.")]
 Count = Annotated[int, typer.Option(min=1, max=99, help="Pictures, with seeds SEED, SEED + 1, ...")]
 Seed = Annotated[int, typer.Option(help="Another number makes another picture from the same words.")]
 Models = Annotated[str, typer.Option(help="The model set.")]
@@ -68,11 +70,11 @@ def inpaint(picture: PictureFile, prompt: Words, out: Out,
             strength: Annotated[float | None, typer.Option(help="How much of that may change, to 1 (all).")] = None,
             feather: Annotated[float | None, typer.Option(help="Band over which old and new mix, as a share of the "
                                                                "longer side.")] = None,
-            negative: Negative = "", control: Controls = None, maps: Maps = None, scale: Scales = None,
-            like: Like = None, face: Face = None, fit: Fit = None, steps: Steps = None, count: Count = 1,
-            seed: Seed = 0, models: Models = "builtin", settings: Settings = None, model: Chosen = None,
-            commercial_only: CommercialOnly = False, allow_pickle: AllowPickle = False, store: StorePlace = None,
-            device: Device = "auto") -> None:
+            seam: Seam = 1.5, negative: Negative = "", control: Controls = None, maps: Maps = None,
+            scale: Scales = None, like: Like = None, face: Face = None, fit: Fit = None, steps: Steps = None,
+            count: Count = 1, seed: Seed = 0, models: Models = "builtin", settings: Settings = None,
+            model: Chosen = None, commercial_only: CommercialOnly = False, allow_pickle: AllowPickle = False,
+            store: StorePlace = None, device: Device = "auto") -> None:
     """Paint a part of a picture anew; the rest stays, byte for byte."""
     _make("inpaint", locals(), "strength", "feather", "fit", "steps")
 
@@ -85,9 +87,9 @@ def outpaint(picture: PictureFile, prompt: Words, out: Out,
              bottom: Annotated[int, typer.Option(help="Pixels added at the bottom.")] = 0,
              feather: Annotated[float | None, typer.Option(help="Band over which old and new mix, as a share of the "
                                                                 "longer side.")] = None,
-             negative: Negative = "", maps: Maps = None, scale: Scales = None, like: Like = None, face: Face = None,
-             fit: Fit = None, steps: Steps = None, count: Count = 1, seed: Seed = 0, models: Models = "builtin",
-             settings: Settings = None, model: Chosen = None,
+             seam: Seam = 1.5, negative: Negative = "", maps: Maps = None, scale: Scales = None, like: Like = None,
+             face: Face = None, fit: Fit = None, steps: Steps = None, count: Count = 1, seed: Seed = 0,
+             models: Models = "builtin", settings: Settings = None, model: Chosen = None,
              commercial_only: CommercialOnly = False, allow_pickle: AllowPickle = False, store: StorePlace = None,
              device: Device = "auto") -> None:
     """Extend a picture on any side; what was there stays, byte for byte."""
@@ -176,7 +178,7 @@ def _make(verb: Any, given: dict[str, Any], *told: str) -> None:
     if is_file_name(out) and count > 1:
         raise BadInput(f"--out {out} is one file, and {count} pictures are asked for", "give a folder")
     named = ("prompt", "negative", "picture", "mask", "like", "face", "toybox", "models", "commercial_only",
-             "allow_pickle")
+             "allow_pickle", "seam")
     request = ImageRequest(
         verb, **{name: given[name] for name in named if name in given},
         controls=_wishes(given.get("control"), given.get("maps"), given.get("scale")),

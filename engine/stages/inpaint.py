@@ -37,8 +37,8 @@ def roles(p: Inpaint) -> tuple[str, ...]:
     return drawing.roles_of(p, p.network)
 
 
-SEAM_GATE = Gate("seam_gradient", maximum=SEAM, remedy=(("feather", 0.06), ("rounds", 6)),
-                 explain="the seam shows; the next attempt has another seed and a wider feather")
+SEAM_GATE = Gate("seam_gradient", maximum=SEAM, remedy=(("rounds", 6),),
+                 explain="the seam shows; --feather widens it, --seam takes more")
 
 
 @stage(version=1, roles=roles, gates=(SEAM_GATE,), attempts=3)

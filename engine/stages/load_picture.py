@@ -43,7 +43,10 @@ def picture_digest(path: str | Path) -> str:
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of a picture file as it is shown, from its header: turned as its EXIF says."""
     with _open(_read(Path(path)), Path(path)) as file:
-        turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        try:
+            turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Exception as error:  # some decoders read all of the file for it: as _upright_srgb
+            raise BadInput(f"{path} is damaged or truncated: {' '.join(str(error).split())}", HINT) from error
         return (file.height, file.width) if turned else (file.width, file.height)
 
 
