@@ -117,6 +117,9 @@ def public(here: Located, role: str, device: str, dtype: torch.dtype, keep: Call
                                  int(encoder.config.image_size), vae,
                                  own("scheduler", lambda: load_scheduler(source, family)), loading.size_of(unet, vae),
                                  CAMERAS[family], loading.PUBLISHED_VIEWS)
+    if role == "novel_view" and family == "zero123plus":
+        from engine.models.six_views import load_six_views
+        return load_six_views(source, torch.float32, allow_pickle, own)
     raise BadInput(f"{model.id} cannot be loaded for {role} by this version", LIST + role)
 
 

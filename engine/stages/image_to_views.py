@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,11 +12,11 @@ from pydantic import Field, field_validator
 
 from engine.artifacts import Picture, Views, over_white
 from engine.conventions import zero123
-from engine.diffusion import framing, mattes, novel_view, pictures, sampling, two_rings
+from engine.diffusion import framing, mattes, novel_view, pictures, sampling, two_rings, zero123plus
 from engine.diffusion.prompt import DEFAULT_ELEVATION_DEG
 from engine.errors import RunFailed
 from engine.job import Job, Params, stage
-from engine.space import Cameras
+from engine.space import OBJECT_LONGEST_SIDE, Cameras
 
 BATCH = 16
 WHITE = np.ones(3, np.float32)
@@ -62,7 +63,8 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     views are drawn from the ring's view that they stand beside; where that is empty, from the picture.
 
     picture : (s, s, 4), framed by ``cut_out``. The cameras are Zero-1-to-3's (field of view 49.1 degrees, the
-    canonical distance), in field units, with the picture's own azimuth (0 when unknown) and elevation.
+    canonical distance), in field units, with the picture's own azimuth (0 when unknown) and elevation. Zero123++ draws
+    its own six views, whatever rings are asked for.
     """
     model = job.model("novel_view")
     azimuth = picture.azimuth_deg or 0.0
@@ -70,6 +72,8 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
     if elevation is None:
         elevation = DEFAULT_ELEVATION_DEG
         job.warn(f"the picture's elevation is not known: taken as {elevation:g} degrees; --elevation DEG sets it")
+    if isinstance(model, zero123plus.SixViews):
+        return _six_views(picture, elevation, model, p, job)
     # The first one repeats the picture's own camera: where it puts the subject tells where the picture belongs.
     places = (two_rings.two_rings(elevation, p.azimuths) if p.rings == "two" else
               [(0.0, elevation), *ring_places(p.azimuths, p.elevations_deg)])
@@ -97,12 +101,41 @@ def image_to_views(picture: Picture, p: ImageToViews, job: Job) -> Views:
 
     cameras = Cameras.orbit([azimuth + a for a, _ in places], [e for _, e in places],
                             zero123.field_distance(zero123.CANONICAL_RADIUS), zero123.FOV_DEG, size)
-    names = ["reference"] + [f"azimuth_{(azimuth + a) % 360:03.0f}_elevation_{e:+03.0f}" for a, e in places[1:]]
     job.metric("reference_iou", _iou(reference[..., 3], framing.crop_square(cut[0], whole, size)[..., 3]),
                against="made view")
     job.progress(1.0, over_white(views[0]))
-    return Views(np.stack(views), cameras, np.zeros(len(views), bool), names=names, reference=0,
+    return Views(np.stack(views), cameras, np.zeros(len(views), bool), names=_names(azimuth, places), reference=0,
                  weights=np.asarray(weights, np.float32))
+
+
+def _six_views(picture: Picture, elevation: float, model: zero123plus.SixViews, p: ImageToViews, job: Job) -> Views:
+    """The picture and Zero123++'s six views, with the cameras that it was trained on."""
+    azimuth, steps = picture.azimuth_deg or 0.0, p.steps or model.steps
+    image = framing.crop_square(picture.image, framing.Square(0, 0, picture.image.shape[0]), model.size)
+    seen = image[..., :3] * image[..., 3:] + zero123plus.GREY * (1 - image[..., 3:])
+    made = pictures.images_of(zero123plus.draw(model, pictures.tensor_of(seen[None], job.device), job.generator(0),
+                                               steps, p.guidance, lambda i: job.progress(0.9 * i / steps)))
+    backgrounds = [mattes.border_colour(view)[0] for view in made]
+    cut = [_cut(view, p.matte, job, ground) for view, ground in zip(made, backgrounds, strict=True)]
+    if not any(_solid(view) for view in cut):
+        raise RunFailed("the novel-view network drew nothing but background", "try another picture or --seed")
+    size = p.size or (model.size if picture.image.shape[0] < 2 * model.size else 2 * model.size)
+    # No view of them repeats the picture: its subject is put where one of the usual size would stand.
+    half = 0.25 * OBJECT_LONGEST_SIDE / (zero123plus.DISTANCE * np.tan(np.radians(zero123plus.FOV_DEG / 2)))
+    whole = framing.Square(0, 0, model.size)
+    views = [place_like(picture.image, np.zeros((1, 1, 4), np.float32), size, half),
+             *(framing.crop_square(view, whole, size) for view in cut)]
+    places = [(0.0, elevation), *zip(zero123plus.AZIMUTHS_DEG, zero123plus.ELEVATIONS_DEG, strict=True)]
+    cameras = Cameras.orbit([azimuth + a for a, _ in places], [e for _, e in places], zero123plus.DISTANCE,
+                            zero123plus.FOV_DEG, size)
+    weights = [1.0] + [p.trust if _solid(view) else 0.0 for view in cut]
+    job.progress(1.0, over_white(views[0]))
+    return Views(np.stack(views), cameras, np.zeros(len(views), bool), names=_names(azimuth, places), reference=0,
+                 weights=np.asarray(weights, np.float32))
+
+
+def _names(azimuth: float, places: Sequence[tuple[float, float]]) -> list[str]:
+    return ["reference"] + [f"azimuth_{(azimuth + a) % 360:03.0f}_elevation_{e:+03.0f}" for a, e in places[1:]]
 
 
 def steps_of(p: ImageToViews, model: Any) -> int:
@@ -116,17 +149,20 @@ def ring_places(azimuths: int, elevations_deg: Sequence[float]) -> list[tuple[fl
     return [((i + (k % 2) / 2) * step, float(e)) for k, e in enumerate(elevations_deg) for i in range(azimuths)]
 
 
-def place_like(rgba: np.ndarray, like: np.ndarray, size: int) -> np.ndarray:
+FLAT = 0.25 / (zero123.CANONICAL_RADIUS * math.tan(math.radians(zero123.FOV_DEG / 2)))
+"""Half of the share of a view's side that a flat subject takes at the canonical distance."""
+
+
+def place_like(rgba: np.ndarray, like: np.ndarray, size: int, half: float = FLAT) -> np.ndarray:
     """Move and scale a framed picture so that its bounding box sits where that of ``like`` does.
 
     rgba : (s, s, 4); like : (m, m, 4), the same subject as its camera sees it -> (size, size, 4). Where ``like`` is
-    empty, the subject is centred at the scale at which a flat subject would stand at the canonical distance.
+    empty, the subject is centred, and ``half`` is half of the share of the side that it takes.
     """
     source = framing.bounding_box(rgba[..., 3])
     if (like[..., 3] >= framing.SOLID).any():
         left, top, right, bottom = (v / like.shape[0] for v in framing.bounding_box(like[..., 3]))
     else:
-        half = 0.25 / (zero123.CANONICAL_RADIUS * np.tan(np.radians(zero123.FOV_DEG / 2)))
         left, top, right, bottom = 0.5 - half, 0.5 - half, 0.5 + half, 0.5 + half
     fill = max(right - left, bottom - top)
     square = framing.square_around(source, fill, ((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5))
@@ -184,12 +220,12 @@ def _solid(view: np.ndarray) -> bool:
     return bool((view[..., 3] >= framing.SOLID).any())
 
 
-def _cut(image: np.ndarray, matte: str, job: Job) -> np.ndarray:
-    """One made view over white -> straight RGBA; empty where nothing but white was drawn."""
+def _cut(image: np.ndarray, matte: str, job: Job, ground: np.ndarray = WHITE) -> np.ndarray:
+    """One made view over a plain ground -> straight RGBA; empty where nothing else was drawn."""
     if matte == "model":
         return mattes.freed_colour(image, mattes.model_alpha(job.model("matting"), image, job.device))
     cut = mattes.mean_edge if matte == "mean" else mattes.soft_edge
-    return cut(image, mattes.plain_mask(image, WHITE), WHITE)
+    return cut(image, mattes.plain_mask(image, ground), ground)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
