@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("command", "toybox", "fields", "true_views", "models", "views", "guidance", "controls", "image_to_mesh")
+GROUPS = ("command", "toybox", "fields", "true_views", "models", "views", "guidance", "controls", "images",
+          "image_to_mesh")
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -51,6 +52,9 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
     if name == "controls":
         from benchmarks import bench_controls
         return bench_controls.rows
+    if name == "images":
+        from benchmarks import bench_images
+        return bench_images.rows
     return {"command": bench_pipeline.command_rows, "toybox": bench_pipeline.toybox_rows,
             "true_views": bench_pipeline.true_views_rows,
             "image_to_mesh": lambda: bench_pipeline.image_to_mesh_rows(objects)}[name]

@@ -384,3 +384,12 @@ def test_a_cascade_from_the_places_where_pull_puts_it(tmp_path: Path, monkeypatc
     assert two.text_encoder is model.text_encoder and three.text_encoder is not model.text_encoder
     assert (two.enlarges, three.enlarges, model.size) == (4, 4, 16 * 16)
     assert drawn(model, steps=1, pace=0.02, guidance=1, candidates=1).shape == (1, 256, 256, 3)
+
+
+def test_the_benchmark_compares_equal_pictures() -> None:
+    from benchmarks import bench_images
+    over, seconds = bench_images.overhead_rows(
+        "tiny", tiny.sd15().ours, tiny_set().load("image_text"), "cpu", candidates=2, steps=2, guidance=3.0,
+        sampler="dpm", repeats=1)
+    assert (over["unit"], over["first_bar"], over["aim"], seconds["unit"]) == ("%", 3.0, 1.0, "s")
+    assert float(over["note"].rpartition(" ")[2]) <= TOLERANCE

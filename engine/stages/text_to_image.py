@@ -116,7 +116,7 @@ def draw(model: Any, p: TextToImage, job: Job, text: str, negative: str) -> torc
 
 def _watch(model: Any, job: Job, steps: int, begun: float, share: float) -> Callable[[int, torch.Tensor], None]:
     """Progress with, now and then, a small picture of the first candidate: at most a few, so that looking is cheap."""
-    often = max(5, -(-steps // 4))
+    often = max(5, -(-steps // 3))
 
     def watch(step: int, guess: torch.Tensor) -> None:
         show = step % often == 0 and step < steps

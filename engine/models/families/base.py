@@ -23,7 +23,7 @@ from engine.errors import BadInput
 from engine.models import memory
 
 PREVIEW_CELLS = 16
-"""Latent cells a side that a preview is drawn from: 128 pixels with a VAE of factor 8."""
+"""Latent cells a side that a preview is drawn from at most: 128 pixels with a VAE of factor 8."""
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,11 @@ class TextToImage:
             torch.promote_types(kind, torch.float32))
 
     def preview(self, latents: Tensor) -> Tensor:
-        """As ``decode``, in at most 128 pixels or so: cheap beside a step."""
+        """As ``decode``, at half the size or less and in at most 128 pixels or so: cheap beside a step."""
         cells = max(latents.shape[-2:])
-        if cells > PREVIEW_CELLS and self.vae is not None:
-            small = [max(1, round(side * PREVIEW_CELLS / cells)) for side in latents.shape[-2:]]
+        wanted = max(1, min(PREVIEW_CELLS, cells // 2))
+        if self.vae is not None:
+            small = [max(1, round(side * wanted / cells)) for side in latents.shape[-2:]]
             latents = torch.nn.functional.interpolate(latents, small, mode="area")
         return self.decode(latents)
 
