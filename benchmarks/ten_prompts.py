@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PROMPTS = ("a red mug", "a blue wooden chair", "a yellow car", "a red mushroom with white dots", "a green bottle",
-           "a purple chest", "an orange house", "a pink duck", "a white and round snowman", "a brown wooden barrel")
+PROMPTS = ("a red mug", "a red mushroom with white dots", "a green bottle", "a brown wooden barrel", "a purple chest",
+           "a pink duck", "a yellow lamp", "a green tree", "a green cactus", "a blue umbrella")
 AZIMUTHS = (0, 60, 130, 200, 290)
 
 
