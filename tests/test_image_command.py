@@ -144,6 +144,7 @@ def write(folder: Path) -> None:
     (folder / "broken.png").write_bytes((folder / "mug.png").read_bytes()[:200])
     (folder / "text.png").write_text("no picture")
     np.save(folder / "short.npy", np.ones(128))
+    np.save(folder / "face.npy", np.ones(512))
 
 
 BAD = [
@@ -162,7 +163,7 @@ BAD = [
     (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "edgse"], "no control 'edgse'. Did you mean edges?"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--map", "depth"], "--map 'depth' names no file"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--scale", "1"], "--scale is given 1 times for 0 controls"),
-    (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "edges"], "no model for the role 'control.edges'"),
+    (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "scribble"], "no model for the role 'control.scribble'"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "depth"], "Give the map itself: --map depth=FILE"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--like", "text.png"], "text.png is no picture"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--face", "short.npy"], "short.npy holds 128 numbers"),
@@ -178,7 +179,7 @@ BAD = [
     (["control", "a mug", "--out", "x.png", "--control", "edges"], "no picture to make the map of edges from"),
     (["control", "a mug", "--out", "x.png", "--map", "depth=none.png"], "there is no picture none.png"),
     (["prompt", "--out", "x.png"], "there is nothing to be like"),
-    (["prompt", "mug.png", "--out", "x.png"], "no model for the role 'image_prompt'"),
+    (["prompt", "--face", "face.npy", "--out", "x.png"], "no model for the role 'face_prompt'"),
     (["upscale", "mug.png", "a mug", "--out", "x.png"], "words mean nothing to a filter"),
     (["upscale", "mug.png", "--out", "x.png", "--factor", "9"], "upscale.factor"),
     (["maps", "mug.png", "--out", "x"], "no map is asked for"),

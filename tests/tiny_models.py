@@ -94,7 +94,29 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
 
     export_view_judge(ViewJudgeNet((8, 8, 8, 8), 16), folder / "view_judge")
     write_card(folder / "view_judge", trained_on={})
+    _controls(folder, digests["clip"])
     return ModelSet("builtin", folder)
+
+
+def _controls(folder: Path, clip: str) -> None:
+    """ControlNets and an image prompt that do something: what starts at zero in training is random here."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from engine.diffusion import control_lora, ip_adapter
+    from engine.diffusion.lora import base_digest
+    trained_on = {"text_to_image": part_digest(folder / "text_to_image")}
+    base = UNet2DConditionModel.from_pretrained(folder / "text_to_image" / "unet", torch_dtype=torch.float32)
+    net = ControlNetModel.from_unet(base, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if name.startswith("controlnet_"):
+                p.copy_(0.3 * torch.randn(p.shape))
+    for kind in ("edges", "depth", "pose", "parts"):
+        part = folder / f"control_{kind}"
+        control_lora.save(control_lora.extract(net, base, kind, rank=2), part, torch.float16)
+        write_card(part, trained_on=trained_on)
+    ip_adapter.save(ip_adapter.fresh(base, CONTEXT), folder / "image_prompt", base_digest(base), torch.float16)
+    write_card(folder / "image_prompt", trained_on={**trained_on, "clip": clip})
 
 
 @cache
