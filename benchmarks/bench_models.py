@@ -171,7 +171,9 @@ def novel_rows(objects: int = NOVEL_OBJECTS) -> list[Row]:
     from engine.toybox.scene import Scene, build, sample_spec
     from engine.training.novel_view import union_psnr
     step = 360.0 / AZIMUTHS
-    asked = ImageToViews.model_validate({"azimuths": AZIMUTHS, "elevations_deg": (20.0,), "size": SIZE})
+    # What the network drew, not what the cut makes of it: mist stays the pale colour that it is in the mean.
+    asked = ImageToViews.model_validate({"azimuths": AZIMUTHS, "elevations_deg": (20.0,), "size": SIZE,
+                                         "matte": "plain"})
     ring = Cameras.orbit(np.arange(AZIMUTHS) * step, 20.0, zero123.field_distance(zero123.CANONICAL_RADIUS),
                          zero123.FOV_DEG, SIZE)
 
