@@ -164,6 +164,75 @@ def test_turns_and_streams_change_no_number(streamed: tuple[str, ...]) -> None:
     assert brought == ["text_encoder", "unet", "unet", "vae"]
 
 
+def test_a_twin_takes_its_originals_turn() -> None:
+    """A changed model's home knows its own parts, so that the others make room for an adapted network as well."""
+    from engine.diffusion import lora
+    model = tiny.sd15().ours
+    model = model.changed(home=memory.Residency("cpu", model.parts))
+    other = model.changed(unet=lora.twin(model.unet))
+    assert model.home.parts["unet"] is model.unet and other.home.parts == {**model.parts, "unet": other.unet}
+    assert other.use(other.unet) is other.unet and other.home._here == "unet" and model.home._here == ""
+
+
+def test_what_goes_block_by_block_stays_so_and_takes_no_lora(tmp_path: Any) -> None:
+    from test_adapters import ATTENTION, diffusers_file, update
+
+    from engine.diffusion import adapters
+    from engine.diffusion.guidance.priors import text_prior
+    from engine.stages.text_to_image import TextToImage
+    model = tiny.sd15().ours
+    path = diffusers_file(tmp_path / "o.safetensors", update(model.unet, ATTENTION, 1))
+    for _ in range(2):  # the second time it is so already
+        model = model.changed(home=memory.Residency("cpu", model.parts, ("unet",)))
+    assert memory.streams(model.unet) and not memory.streams(model.vae)
+    with pytest.raises(BadInput, match="LoRA cannot be put on a network that goes through cpu block by block"):
+        adapters.adapted(model, TextToImage(prompt="a mug", lora=str(path)))
+    with pytest.raises(BadInput, match="does not fit cpu as a whole, and guidance asks"):
+        text_prior(model)
+
+
+def test_a_cascade_needs_what_its_largest_step_needs() -> None:
+    first, second = tiny.deepfloyd_()
+    x4 = tiny.x4_upscaler().ours
+    cascade = build.cascade(first.ours, [second.ours, x4])
+    row, decode = memory.needs(cascade, 256, 256)
+    assert row == 40 * 64 * 64 * 8 * 4 == memory.row_bytes(second.ours, 64, 64)  # and 64 x 64 cells of the third's
+    assert decode == memory.decode_bytes(x4, 256, 256) and memory.needs(first.ours.changed(upscalers=()), 16, 16) == (
+        40 * 16 * 16 * 8 * 4, 0)
+
+
+def test_the_pool_makes_room_on_a_device(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device: others' parts are let go before a model that needs their place comes."""
+    from engine.models.sets import model_set
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path / "models"))
+    from engine.models import local
+    for name, twin in (("one", tiny.sd15()), ("two", tiny.lcm())):
+        twin.bare.save_pretrained(tmp_path / name)
+        local.add(tmp_path / name, "text_to_image")
+    for free, stays in ((1e6, True), (200.0, False)):  # 256 MB are always left
+        pool = Pool(budget=1 << 40, probe=Fake(free))
+        first = pool.get(model_set("local/one"), "text_to_image", "meta")
+        assert memory.is_on(first.unet, "meta")
+        second = pool.get(model_set("local/two"), "text_to_image", "meta")
+        held = {id(part) for part in pool._parts.values()}
+        assert id(second.unet) in held and (id(first.unet) in held) is stays
+
+
+def test_words_of_a_model_without_come_from_its_family(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from engine.models import assemble, local
+    monkeypatch.setenv("MAQUETTE_MODELS", str(tmp_path / "models"))
+    one = local.Located(SimpleNamespace(path=str(tmp_path / "x.safetensors"), family="sd15", id="local/x",
+                                        format="single_file"), tmp_path, {}, "your own")  # type: ignore[arg-type]
+    assert assemble.words_for(one) is None
+    tiny.sd15().bare.save_pretrained(tmp_path / "whole")
+    local.add(tmp_path / "whole", "text_to_image")
+    assert assemble.words_for(one) == tmp_path / "whole"
+    (tmp_path / "tokenizer").mkdir()
+    assert assemble.words_for(one) is None  # its own, beside it
+
+
 def test_a_model_settles_as_its_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device, which stands for a GPU here: its weights say where they are and cost nothing."""
     twin = tiny.sdxl_()
@@ -204,7 +273,7 @@ def test_estimates_hold_for_networks_of_real_size(family: str, network: str, tol
     from engine.models.blueprints import blueprint
     half = {"device": "meta", "dtype": torch.float16}
     unet, vae = blueprint(family, network).build().half(), blueprint("sd15", "vae").build().half()
-    model = SimpleNamespace(unet=unet, vae=vae, factor=8, dtype=torch.float16)
+    model = SimpleNamespace(unet=unet, vae=vae, factor=8, dtype=torch.float16, upscalers=())
     added = {k: {n: torch.empty(s, **half) for n, s in v.items()} for k, v in told.items()}  # type: ignore[call-overload]
     with torch.no_grad(), FusedAttention(), LiveBytes() as live:
         unet(torch.empty(1, 4, 64, 64, **half), torch.zeros(1, device="meta"),  # type: ignore[call-overload]

@@ -19,6 +19,7 @@ from engine.diffusion.embeddings import Embedding
 from engine.diffusion.lora import Lora
 from engine.errors import BadInput
 from engine.job import Job, Params
+from engine.models import memory
 
 T = TypeVar("T")
 Names = str | tuple[str, ...]
@@ -139,6 +140,9 @@ def adapted(model: Any, p: Adapted) -> tuple[Any, OnTop]:
 
 
 def _with_loras(model: Any, loras: list[tuple[Lora, float, str]]) -> Any:
+    if memory.streams(model.unet):
+        raise BadInput(f"a LoRA cannot be put on a network that goes through {model.device} block by block",
+                       "free memory there, or use --device cpu")
     unet = lora.twin(model.unet)
     readers: dict[str, Any] = {}
     for i, (one, scale, _) in enumerate(loras):

@@ -129,13 +129,27 @@ def _drawing(here: Located, device: str, dtype: torch.dtype, keep: Callable[[Loc
     model = here.model
     if model.format == "lora":
         return _lora_on_base(here, device, dtype, keep, allow_pickle)
-    beside = next((other.folder for other in here.needs if (other.folder / "tokenizer").is_dir()), None)
-    mine = build.build(_checkpoint(here, device, dtype, keep, allow_pickle, beside))
+    mine = build.build(_checkpoint(here, device, dtype, keep, allow_pickle, words_for(here)))
     steps = []
     for other in here.needs:
         if other.model.role == "upscale":
             steps.append(build.build(_checkpoint(other, device, dtype, keep, allow_pickle, None), lender=mine))
     return build.cascade(mine, steps) if steps else mine
+
+
+def words_for(here: Located) -> Path | None:
+    """A folder with tokenizers for a model that brings none, as single files do not: of what it needs, else of another
+    model of its family that is here."""
+    from engine.models import catalogue, local
+    if (_source(here) / "tokenizer").is_dir() or (here.folder / "tokenizer").is_dir():
+        return None
+    beside = [other.folder for other in here.needs if (other.folder / "tokenizer").is_dir()]
+    for other in () if beside else catalogue.models().values():
+        if other.family == here.model.family and other.id != here.model.id and not other.builtin:
+            found = local.find(other)
+            if found is not None and (found.folder / "tokenizer").is_dir():
+                return found.folder
+    return beside[0] if beside else None
 
 
 def _checkpoint(here: Located, device: str, dtype: torch.dtype, keep: Callable[[Located], Keep], allow_pickle: bool,

@@ -35,6 +35,9 @@ ROLES: dict[str, str] = {
 """Every role: what a model is used for."""
 TOGETHER = ("control.", "image_prompt", "face_prompt", "lora", "motion", "motion_lora")
 """Roles whose model changes the text-to-image model, so that both must be of one family."""
+KIN = {"sd15_inpaint": "sd15", "sd15_lcm": "sd15", "sd21_base": "sd21", "sd21_inpaint": "sd21",
+       "sdxl_inpaint": "sdxl", "sdxl_lcm": "sdxl"}
+"""Families whose adapters (LoRA, ControlNet, image prompt) are those of another."""
 COMMERCIAL = ("yes", "no", "conditions", "unknown")
 
 

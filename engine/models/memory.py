@@ -123,6 +123,17 @@ def decode_bytes(model: Any, height: int, width: int) -> int:
     return 12 * height * width * int(model.vae.config.block_out_channels[0]) * item
 
 
+def needs(model: Any, height: int, width: int) -> tuple[int, int]:
+    """(row, decode) of the step of a cascade that takes most; of a model alone, its own."""
+    _, h, w = model.shape(height, width)
+    h, w, row, decode = h * model.factor, w * model.factor, 0, 0
+    for step in (model, *model.upscalers):
+        if step is not model:
+            h, w = h * step.enlarges, w * step.enlarges
+        row, decode = max(row, row_bytes(step, h, w)), max(decode, decode_bytes(step, h, w))
+    return row, decode
+
+
 # -- what follows ------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
@@ -187,8 +198,9 @@ def work(model: Any, height: int, width: int, pictures: int, halves: int = 2, pr
         sizes = {name: bytes_of(part) for name, part in model.parts.items()}
         room += sum(sizes[name] for name, part in model.parts.items() if is_on(part, device))
         room -= max(sizes.values())
+    row, decode = needs(model, height, width)
     return _worked(Arrangement(), int(SHARE * room) - (SPARE if torch.device(device).type == "cuda" else 0),
-                   row_bytes(model, height, width), decode_bytes(model, height, width), pictures * halves, pictures, "")
+                   row, decode, pictures * halves, pictures, "")
 
 
 def _worked(a: Arrangement, room: int, row: int, decode: int, rows: int, pictures: int, said: str) -> Arrangement:
@@ -211,16 +223,20 @@ def _size(n: int) -> str:
 class Residency:
     """Parts that take turns on a device: ``bring`` one, and the others make room.
 
-    parts : the modules by name; streamed : names of those that go through block by block
+    parts : the modules by name; streamed : names of those that go through block by block, from now on for good
     away : where they wait
     """
 
     def __init__(self, device: str | torch.device, parts: Mapping[str, nn.Module], streamed: Iterable[str] = (),
                  away: str | torch.device = "cpu") -> None:
         self.device, self.away = torch.device(device), torch.device(away)
-        self.parts, self._streamed, self._here = dict(parts), set(streamed), ""
-        for name in self._streamed:
+        self.parts, self._here = dict(parts), ""
+        for name in streamed:
             self._stream(self.parts[name])
+
+    def of(self, parts: Mapping[str, nn.Module]) -> Residency:
+        """The same for other parts (twins with a LoRA in)."""
+        return Residency(self.device, parts, away=self.away)
 
     def bring(self, part: Any) -> Any:
         """``part`` itself, on the device; a part that is not among these is moved there and stays."""
@@ -229,17 +245,25 @@ class Residency:
             return part
         if name:
             for other, module in self.parts.items():
-                if other != name and other not in self._streamed:
+                if other != name and not streams(module):
                     module.to(self.away)
             self._here = name
-        if name not in self._streamed:
+        if not streams(part):
             part.to(self.device)
         return part
 
     def _stream(self, module: nn.Module) -> None:
         from diffusers.hooks import apply_group_offloading
-        apply_group_offloading(module, self.device, self.away, offload_type="block_level", num_blocks_per_group=1,
-                               use_stream=self.device.type == "cuda")
+        if not streams(module):
+            module.to(self.away)
+            apply_group_offloading(module, self.device, self.away, offload_type="block_level", num_blocks_per_group=1,
+                                   use_stream=self.device.type == "cuda")
+            module._goes_block_by_block = True  # type: ignore[assignment]
+
+
+def streams(module: Any) -> bool:
+    """Whether a part goes through its device block by block, and so must not be moved."""
+    return bool(getattr(module, "_goes_block_by_block", False))
 
 
 @contextmanager

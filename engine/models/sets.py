@@ -83,7 +83,7 @@ class ModelSet:
                            "See which models can: maquette models list --role " + role)
         if catalogue.fits_together(role) and "text_to_image" in self.choices:
             drawn = catalogue.model(self.choices["text_to_image"])
-            if found.family != drawn.family:
+            if catalogue.KIN.get(found.family, found.family) != catalogue.KIN.get(drawn.family, drawn.family):
                 raise BadInput(f"{found.id} ({role}) is of the family {found.family or 'built-in'}, and {drawn.id}, "
                                f"which it must fit, of {drawn.family or 'built-in'}",
                                f"Choose one that fits: maquette models list --role {role}")

@@ -79,6 +79,9 @@ class TextPrior(DiffusersPrior):
 
     def __init__(self, models: Any, size: int | None = None) -> None:
         _parts(models, "text_to_image", ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
+        if getattr(models, "home", None) is not None:
+            raise BadInput(f"{models.name} does not fit {models.device} as a whole, and guidance asks its U-Net and "
+                           "VAE at every step", "free memory there, choose a smaller model set, or use --device cpu")
         _check_scheduler(models.scheduler, "text_to_image")
         width = _check_unet(models.unet, "text_to_image")
         channels = 3 if models.vae is None else int(models.vae.config.latent_channels)

@@ -164,7 +164,10 @@ class TextToImage:
 
     def changed(self, **parts: Any) -> TextToImage:
         """The same model with other parts (a twin of its network with a LoRA, ...)."""
-        return replace(self, **parts)
+        made = replace(self, **parts)
+        if made.home is not None and "home" not in parts:
+            made = replace(made, home=made.home.of(made.parts))
+        return made
 
     def unseen(self, text: str) -> tuple[str, int]:
         """(what of a text lies beyond the tokens that are read, how many those are); ("", 0) when all is read."""

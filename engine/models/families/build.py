@@ -14,6 +14,7 @@ import torch
 
 from engine.errors import BadInput
 from engine.models import memory
+from engine.models.catalogue import KIN
 from engine.models.families.base import Defaults, TextToImage
 from engine.models.families.deepfloyd import DeepFloyd, DeepFloydUpscaler
 from engine.models.families.dit import DiT
@@ -48,8 +49,8 @@ _SD3 = Family(StableDiffusion3, Defaults(28, 7.0), ("text_encoder", "text_encode
               spare=("text_encoder_3",))
 _PIXART = Family(PixArt, Defaults(20, 4.5), network="transformer")
 FAMILIES: dict[str, Family] = {
-    "sd15": _SD, "sd15_inpaint": _SD, "sd21": _SD, "sd21_base": _SD, "sd21_inpaint": _SD,
-    "sdxl": _SDXL, "sdxl_inpaint": _SDXL,
+    "sd15": _SD, "sd15_inpaint": _SD, "sd15_lcm": _SD, "sd21": _SD, "sd21_base": _SD, "sd21_inpaint": _SD,
+    "sdxl": _SDXL, "sdxl_inpaint": _SDXL, "sdxl_lcm": _SDXL,
     "sd3": _SD3, "sd35_medium": _SD3, "sd35_large": _SD3,
     "pixart_alpha": _PIXART, "pixart_alpha_512": _PIXART, "pixart_sigma": _PIXART,
     "dit": Family(DiT, Defaults(50, 4.0), (), "transformer"),
@@ -59,8 +60,6 @@ FAMILIES: dict[str, Family] = {
 }
 """Steps and guidance are those of the models' cards or papers; DPM-Solver++ needs fewer than the PNDM and DDIM that
 Stable Diffusion 1 and 2 were published with (Lu et al. 2022, 20 to 25)."""
-KIN = {"sd15_inpaint": "sd15", "sd21_base": "sd21", "sd21_inpaint": "sd21", "sdxl_inpaint": "sdxl"}
-"""Families whose adapters (LoRA, ControlNet, image prompts) are those of another."""
 LCM = Defaults(4, 8.5, "own")
 """A latent consistency model (Luo et al. 2023): its guidance is told to the network."""
 LCM_LORA = Defaults(4, 1.0, "lcm")
@@ -198,17 +197,16 @@ def settle(model: Any, device: str, probe: memory.Probe | None = None) -> Any:
     """A model on the device where it computes: whole, or with a ``home`` where its parts take turns."""
     if torch.device(device).type == "cpu":
         return model
-    parts = model.parts
+    parts, work = model.parts, memory.needs(model, model.size, model.size)
     plan = memory.arrange({name: memory.bytes_of(p) for name, p in parts.items()},
-                          {name: memory.largest_block(p) for name, p in parts.items()},
-                          memory.row_bytes(model, model.size, model.size),
-                          memory.decode_bytes(model, model.size, model.size), device,
-                          tile=memory.decode_bytes(model, TILE, TILE), probe=probe,
+                          {name: memory.largest_block(p) for name, p in parts.items()}, *work, device,
+                          tile=max(memory.decode_bytes(one, TILE, TILE) for one in (model, *model.upscalers)),
+                          probe=probe,
                           held=sum(memory.bytes_of(p) for p in parts.values() if memory.is_on(p, device)))
-    if plan.mode == "whole":
+    if plan.mode == "whole" and not any(memory.streams(part) for part in parts.values()):
         for part in parts.values():
             part.to(device)
         return model
     home = memory.Residency(device, parts, plan.streamed)
-    return model.changed(home=home, notes=(*model.notes, plan.said),
+    return model.changed(home=home, notes=(*model.notes, *([plan.said] if plan.said else [])),
                          upscalers=tuple(up.changed(home=home) for up in model.upscalers))
