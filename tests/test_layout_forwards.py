@@ -23,7 +23,7 @@ from engine.errors import BadInput
 from engine.models import blueprints, convert
 from engine.models.blueprints import blueprint
 from engine.models.fitting import settle
-from engine.models.open_checkpoint import load_part, load_scheduler, load_tokenizer, missing_components
+from engine.models.open_checkpoint import load_part, load_scheduler, load_tokenizer, missing_components, open_layout
 
 WIDTH = 24
 TINY: dict[str, dict[str, Any]] = {
@@ -390,6 +390,24 @@ def test_tables_that_files_do_not_hold_are_computed(tmp_path: Path) -> None:
         made = load_part(folder.parent, family, "transformer")
         assert torch.equal(made.pos_embed.pos_embed, real.pos_embed.pos_embed)
         assert all(torch.equal(made.state_dict()[k], v) for k, v in real.state_dict().items())
+
+
+def test_both_networks_of_a_cascade_are_told_apart(tmp_path: Path) -> None:
+    """DeepFloyd IF's: the second takes the smaller picture beside its own and how noisy it was made."""
+    from diffusers import UNet2DConditionModel
+    config = {**blueprint("deepfloyd_1", "unet").config, "block_out_channels": [16, 32, 32, 32], "layers_per_block": 1,
+              "attention_head_dim": 8, "cross_attention_dim": 32, "encoder_hid_dim": 24, "norm_num_groups": 8,
+              "addition_embed_type_num_heads": 4}
+    second = {**config, "in_channels": 6, "class_embed_type": "timestep"}
+    for family, told in (("deepfloyd_1", config), ("deepfloyd_2", second)):
+        real = UNet2DConditionModel(**{k: v for k, v in told.items() if k != "_class_name"})
+        real.save_pretrained(tmp_path / family / "unet")
+        made = load_part(tmp_path / family, family, "unet")
+        assert all(torch.equal(made.state_dict()[k], v) for k, v in real.state_dict().items())
+        (tmp_path / family / "model_index.json").write_text("{}")
+        assert open_layout(tmp_path / family).family == family
+    with pytest.raises(BadInput, match="no unet of deepfloyd_1: it is deepfloyd_2's"):
+        load_part(tmp_path / "deepfloyd_2", "deepfloyd_1", "unet")
 
 
 def test_t5_keeps_its_words_once(tmp_path: Path) -> None:

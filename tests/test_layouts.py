@@ -93,6 +93,9 @@ SINGLE = {
     "sd15": (ldm.sd1(), "sd15", "text_to_image"),
     "sd15 without its text encoder": ({k: v for k, v in ldm.sd1().items() if "cond_stage" not in k}, "sd15",
                                       "text_to_image"),
+    "sd15 as ComfyUI saves it": ({**ldm.sd1(), "cond_stage_model.logit_scale": (), "model_sampling.sigmas": (1000,),
+                                  "cond_stage_model.transformer.text_projection.weight": (768, 768)}, "sd15",
+                                 "text_to_image"),
     "sd15 for inpainting": (ldm.sd1(9), "sd15_inpaint", "inpaint"),
     "InstructPix2Pix": (ldm.sd1(8), "sd15_pix2pix", "edit"),
     "sd21": (ldm.sd2(), "sd21", "text_to_image"),
@@ -344,6 +347,28 @@ def test_a_half_of_a_network_is_unknown_with_the_nearest_named() -> None:
     half = {k: v for i, (k, v) in enumerate(blueprint("sdxl", "unet").shapes.items()) if i % 2}
     found = recognise(header(half))
     assert found.family == "unknown" and found.nearest == "sdxl" and len(found.missing) == 840
+
+
+def test_any_names_and_shapes_get_an_answer() -> None:
+    """Parts of real adapters with shapes of anything: never an error, and nothing unknown without a word about it."""
+    import random
+
+    from engine.models.ip_adapter_files import attention_shapes
+    draw = random.Random(0)
+    adapters = [dict(lora("sd15", style)) for style in ("kohya", "diffusers", "old")]
+    adapters += [{f"ip_adapter.{k}": v for k, v in attention_shapes("sd15").items()} | {
+        "image_proj.proj.weight": (3072, 1024), "image_proj.proj.bias": (3072,), "image_proj.norm.weight": (768,),
+        "image_proj.latents": (1, 16, 768), "image_proj.proj_in.weight": (768, 1280),
+        "image_proj.layers.0.0.to_q.weight": (768, 768)}, {"emb_params": (3, 768)}, {"clip_l": (2, 768)}]
+    for _ in range(600):
+        shapes = dict(draw.choice(adapters))
+        for name in draw.sample(list(shapes), draw.randint(0, len(shapes) - 1)):
+            if draw.random() < 0.7:
+                del shapes[name]
+            else:
+                shapes[name] = tuple(draw.choice([0, 1, 2, 7, 768]) for _ in range(draw.randint(0, 5)))
+        found = recognise(header(shapes))
+        assert found.family != "unknown" or found.unexpected or found.missing or found.wrong
 
 
 # -- the ground it stands on -------------------------------------------------------------------------------------------

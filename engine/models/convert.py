@@ -144,6 +144,8 @@ def _conditioner(made: Plan, name: str, source: str, sees: bool) -> None:
             made.spare[source] = "counted, not learned"
         else:
             made.put(part, inner.removeprefix("transformer."), Move(source))
+    elif inner == "logit_scale":
+        made.spare[source] = "counted, not learned"
     elif not inner.startswith("model."):
         made.strange.append(source)
     elif inner.startswith("model.visual."):

@@ -58,6 +58,9 @@ def projection_shapes(held: Mapping[str, Shape], context: int) -> tuple[str, dic
 
     context : width of the U-Net's cross-attention
     """
+    matrices = ("proj.weight", "proj.0.weight", "proj_in.weight", "layers.0.0.to_q.weight")
+    if any(len(held[name]) != 2 for name in matrices if name in held):
+        return "", {}
     if "proj.weight" in held:
         tokens, width = held["proj.weight"][0] // context, held["proj.weight"][-1]
         return "base", {"proj.weight": (tokens * context, width), "proj.bias": (tokens * context,),
