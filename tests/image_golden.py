@@ -13,7 +13,7 @@ WORDS: dict[str, Any] = {"prompt": "a red mug", "steps": 3}
 
 
 def _given(**models: Any) -> Any:
-    from test_image_stages import Given
+    from image_helpers import Given
     return Given(**models)
 
 

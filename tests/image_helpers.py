@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import CONTEXT, SIZE, tiny_set
+from tiny_models import CONTEXT, SIZE, ListJob, tiny_set
 
 from engine.models.loading import Control
 from engine.models.loading import ImagePrompt as ImagePromptModel
@@ -132,3 +132,14 @@ def image_prompt(kind: str = "base", **changes: Any) -> ImagePromptModel:
     given: dict[str, Any] = {"weights": adapter_weights(kind), "image_encoder": image_encoder(), "image_size": 32,
                              "kind": kind, "family": model().family, "name": f"the {kind} adapter", **changes}
     return ImagePromptModel(**given)
+
+
+class Given(ListJob):
+    """A job whose models are given by hand; the tiny text-to-image model where none is."""
+
+    def __init__(self, seed: int = 1, **models: Any) -> None:
+        super().__init__(seed=seed)
+        self.models = {"text_to_image": model(), **models}
+
+    def model(self, role: str) -> Any:
+        return self.models[role.replace(".", "_")]

@@ -163,7 +163,7 @@ BAD = [
     (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "edgse"], "no control 'edgse'. Did you mean edges?"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--map", "depth"], "--map 'depth' names no file"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--scale", "1"], "--scale is given 1 times for 0 controls"),
-    (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "scribble"], "no model for the role 'control.scribble'"),
+    (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "scribble"], "for the role 'control.scribble'"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--control", "depth"], "Give the map itself: --map depth=FILE"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--like", "text.png"], "text.png is no picture"),
     (["edit", "mug.png", "a mug", "--out", "x.png", "--face", "short.npy"], "short.npy holds 128 numbers"),

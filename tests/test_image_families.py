@@ -6,6 +6,7 @@ float32 on the CPU; pictures in [0, 1] agree within 3e-5.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,3 +168,28 @@ def test_the_x4_upscaler_enlarges_pictures_of_any_size() -> None:
     assert np.abs(shown.image - bare).max() < 0.5 / 255 + TOLERANCE  # as 8 bits hold it
     with pytest.raises(BadInput, match="enlarges 4 times, not 2"):
         upscale(Picture(even), Upscale(method="model", factor=2), job)
+
+
+@pytest.mark.parametrize(("name", "family", "count"), [("ip-adapter_sd15", "sd15", 4),
+                                                         ("instantid-ip-adapter", "sdxl", 16)])
+def test_published_adapters_fit_real_unets_whole(name: str, family: str, count: int) -> None:
+    """Every key of the published files has its place in a U-Net of real size (no memory: placeholders only)."""
+    from diffusers import UNet2DConditionModel
+    from real_files import shapes_of
+
+    import engine.models
+    from engine.diffusion import image_prompt as prompts
+    configs = Path(engine.models.__file__).parent / "configs" / family / "unet"
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs))
+        keys = {key: torch.empty(shape) for key, shape in shapes_of(name).items()}
+    parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in keys.items():
+        part, _, inner = key.partition("/")
+        parts[part][inner] = value
+    pairs = prompts.layers(unet, parts["ip_adapter"], name)
+    assert len(pairs) == len(parts["ip_adapter"]) / 2 == {"sd15": 16, "sdxl": 70}[family]
+    made = prompts.projection(parts["image_proj"], name)
+    assert sum(p.numel() for p in made.parameters()) == sum(t.numel() for t in parts["image_proj"].values())
+    source = torch.empty((1, 1, 512) if family == "sdxl" else (1, 1024), device="meta")
+    assert made(source).shape == (1, count, {"sd15": 768, "sdxl": 2048}[family])
