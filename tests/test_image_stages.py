@@ -3,6 +3,7 @@ weights are, and what is refused."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from image_helpers import (
     Given,
+    image_prompt,
     model,
     picture,
     square_mask,
@@ -117,6 +119,26 @@ def test_unknown_words_are_told() -> None:
     job = Given()
     edit(picture(), job, prompt="a red zeppelin")
     assert "'zeppelin'" in job.warnings[0]
+
+
+def test_a_lora_changes_what_is_drawn_and_stands_beside_an_image_prompt(tmp_path: Path) -> None:
+    from engine.diffusion import lora, lora_files
+    from engine.stages.image_prompt import ImagePrompt
+    from engine.stages.image_prompt import image_prompt as draw_like
+    unet = lora.twin(model().unet)
+    parameters = lora.attach(unet, 2, 2.0, seed=1)
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    path = tmp_path / "zorb.safetensors"
+    lora_files.save(lora.taken(unet, {"token": "zorb"}), path)
+    job = Given()
+    changed, plain = edit(picture(), job, lora=str(path)), edit(picture())
+    assert np.abs(changed.image - plain.image).max() > 0.02
+    assert "drawn with the LoRA zorb" in job.warnings[0] and "does not hold 'zorb'" in job.warnings[1]
+    like = [draw_like(Picture(picture(2)), None, None, ImagePrompt(steps=3, like_scale=1.0, lora=file),
+                      Given(image_prompt=image_prompt())).image for file in (str(path), "")]
+    assert np.abs(like[0] - like[1]).max() > 0.02
 
 
 # -- inpaint and outpaint ----------------------------------------------------------------------------------------------
