@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = ("command", "toybox", "fields", "true_views", "models", "views", "guidance", "controls", "images",
-          "image_to_mesh")
+          "image_to_mesh", "distillation")
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -49,6 +49,9 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
     if name == "guidance":
         from benchmarks import bench_guidance
         return bench_guidance.rows
+    if name == "distillation":
+        from benchmarks import bench_distill
+        return lambda: bench_distill.rows(max(1, objects // 5))
     if name == "controls":
         from benchmarks import bench_controls
         return bench_controls.rows

@@ -203,6 +203,11 @@ def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
                 float(np.mean([g > 0 for g in gains])), "", 1.0, 1.0, note)]
 
 
+def rows(objects: int = 10) -> list[Row]:
+    """What ``python -m benchmarks distillation`` measures; --objects 50 there means ten here, or it takes a night."""
+    return refined_rows(min(10, objects)) + worded_rows(objects, ("text_to_mesh",)) + paired_rows(objects)
+
+
 GROUPS = {"paired": paired_rows, "worded": worded_rows, "refined": refined_rows}
 
 
