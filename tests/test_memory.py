@@ -262,8 +262,8 @@ def test_work_is_fitted_to_what_is_free_now() -> None:
     assert memory.decode_bytes(tiny.deepfloyd_()[0].ours, 64, 64) == 0
 
 
-@pytest.mark.parametrize("family, network, told", [("sd15", "unet", {}), ("sdxl", "unet", {"added_cond_kwargs": {
-    "text_embeds": (1, 1280), "time_ids": (1, 6)}})])
+@pytest.mark.parametrize("family, network, told", [("sd15", "unet", {}), pytest.param(
+    "sdxl", "unet", {"added_cond_kwargs": {"text_embeds": (1, 1280), "time_ids": (1, 6)}}, marks=pytest.mark.slow)])
 def test_estimates_hold_for_networks_of_real_size(family: str, network: str, told: dict[str, Any]) -> None:
     """Tensors alone, counted as they live and die on the meta device: at least two thirds of the estimate is left for
     them, and no more than four times too much is asked for."""
