@@ -119,7 +119,7 @@ def draw(model: Any, p: Drawing, job: Job, size: tuple[int, int], given: Given |
     guidance = model.defaults.guidance if p.guidance is None else p.guidance
     model, on_top = adapters.adapted(model, p)
     warn_of_words(model, p, on_top, job)
-    room = memory.work(model, *size, 1 + (guidance > 1))
+    room = memory.work(model, *size, 1, 1 + (guidance > 1))
     if room.said:
         job.warn(room.said)
     generators = [job.generator(0)]
