@@ -29,7 +29,8 @@ def test_unknown_set_names_the_nearest() -> None:
     with pytest.raises(BadInput, match=r"no model set 'bultin'.*did you mean 'builtin'"):
         model_set("bultin")
     assert model_set("builtin").roles == (
-        "text_to_image", "image_text", "novel_view", "matting", "view_judge")
+        "text_to_image", "image_text", "novel_view", "matting", "view_judge", "control.edges", "control.depth",
+        "control.pose", "control.parts", "image_prompt")
     with pytest.raises(BadInput, match="no model for the role 'motion'"):
         model_set("builtin").digest("motion")
 
@@ -65,7 +66,7 @@ def test_what_is_loaded_is_what_was_saved(tiny: ModelSet) -> None:
 
 
 def test_digests_tell_weights_and_settings_apart(tiny: ModelSet, copy: ModelSet) -> None:
-    assert len({tiny.digest(r) for r in tiny.roles}) == 5 and tiny.digest("matting") == copy.digest("matting")
+    assert len({tiny.digest(r) for r in tiny.roles}) == 10 and tiny.digest("matting") == copy.digest("matting")
     settings = copy.folder / "text_to_image/scheduler/scheduler_config.json"
     settings.write_text(settings.read_text().replace("v_prediction", "epsilon"))
     assert copy.digest("text_to_image") != tiny.digest("text_to_image")

@@ -123,9 +123,10 @@ def draw(model: Any, p: Drawing, job: Job, size: tuple[int, int], given: Given |
     if room.said:
         job.warn(room.said)
     generators = [job.generator(0)]
+    # Models are loaded outside of inference mode: they are kept for others, who may want gradients through them.
+    model, tokens, hints = _adapted(model, p, job, given)
     with torch.inference_mode():
         wanted, unwanted = model.pair(on_top.spelled(p.prompt), on_top.spelled(p.negative), *size)
-        model, tokens, hints = _adapted(model, p, job, given)
         noise = sampling.initial_noise(generators, model.shape(*size), model.device)
         start, cells, beside = _begun(model, given, noise)
         rounds = 1 if cells is None else given.rounds
