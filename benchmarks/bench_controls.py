@@ -214,14 +214,16 @@ def part_rows(painter: Painter, props: Held, plain: np.ndarray) -> list[Row]:
 
 
 def pose_rows(painter: Painter, pictures: int) -> list[Row]:
-    from engine.training.control_figures import joints_clear, joints_shown, mask_iou
+    from engine.training.control_figures import ENDS, joints_clear, joints_shown, mask_iou
     figures = held("characters_held_out", pictures)
     maps = figures.maps["pose"]
     made, plain = painter.draw(figures.captions, "pose", maps), painter.draw(figures.captions)
-    shown = [joints_shown(p, figures.joints) for p in (made, plain, figures.true)]
+    shown = [joints_shown(p, figures.joints, 1, ENDS) for p in (made, plain, figures.true)]
+    others = joints_shown(made, np.roll(figures.joints, 5, 0), 1, ENDS)
     near = [joints_clear(p, figures.joints) for p in (made, plain, figures.true)]
-    return [row("pose control: joints shown", shown[0], "of the body's", None, None,
-                f"{pictures} held-out figures; {shown[1]:.2f} without the control, {shown[2]:.2f} in true renders"),
+    return [row("pose control: wrists and ankles shown", shown[0], "within 1 px", None, None,
+                f"{pictures} held-out figures; {shown[1]:.2f} without the control, {shown[2]:.2f} in true renders, "
+                f"{others:.2f} of another figure's"),
             row("pose control: drawn near the skeleton", near[0], "of pixels", None, None,
                 f"within 12 px of a joint; {near[1]:.2f} without, {near[2]:.2f} in true renders"),
             row("pose control: silhouette", mask_iou(made, figures.mask), "IoU", None, None,
