@@ -15,6 +15,8 @@ FEWEST = 12
 """Parts of fewer pixels say nothing."""
 BODY = tuple(range(1, 14))
 """OpenPose's joints from the neck to the ankles."""
+ENDS = (4, 7, 10, 13)
+"""Wrists and ankles: what a pose moves most, and what a blob in the middle hides least."""
 
 
 def shown(pictures: np.ndarray) -> np.ndarray:
@@ -69,8 +71,9 @@ def part_color_error(pictures: np.ndarray, true: np.ndarray, parts: np.ndarray) 
     return float(np.mean(errors)) if errors else 0.0
 
 
-def joints_shown(pictures: np.ndarray, joints: np.ndarray, tolerance_px: int = 2) -> float:
-    """Share of the body's joints that lie on what is drawn, or within ``tolerance_px`` of it.
+def joints_shown(pictures: np.ndarray, joints: np.ndarray, tolerance_px: int = 2, which: tuple[int, ...] = BODY
+                 ) -> float:
+    """Share of the joints ``which`` that lie on what is drawn, or within ``tolerance_px`` of it.
 
     joints : (n, 18, 3) column, row, 1 where visible. A joint outside the picture is left out.
     """
@@ -79,7 +82,7 @@ def joints_shown(pictures: np.ndarray, joints: np.ndarray, tolerance_px: int = 2
     height, width = near.shape[1:]
     hits = []
     for picture, table in zip(near, joints, strict=True):
-        for x, y, flag in table[list(BODY)]:
+        for x, y, flag in table[list(which)]:
             if flag and 0 <= x < width and 0 <= y < height:
                 hits.append(bool(picture[int(y), int(x)]))
     return float(np.mean(hits)) if hits else 0.0
