@@ -134,10 +134,9 @@ def main(arguments: list[str] | None = None) -> int:
     folder = a.work / (f"{a.part}_decoder" if a.decoder_only else a.part)
     if a.export_only or a.evaluate_only:
         state = load_average(task, folder)
-        if a.evaluate_only or not state.metrics:
-            with torch.no_grad():
-                state.metrics = task.evaluate(state.ema)
-            print(json.dumps(state.metrics))
+        with torch.no_grad():  # kept figures may be of an earlier step
+            state.metrics = task.evaluate(state.ema)
+        print(json.dumps(state.metrics))
         if a.export_only:
             print(task.export(state, folder))
         return 0
