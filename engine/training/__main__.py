@@ -2,7 +2,8 @@
 
 Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; control_maps, then
 control_edges, control_depth, control_pose, control_parts and image_prompt stand on text_to_image; matting, judge and
-view_judge stand alone.
+view_judge stand alone. Of the character clips (engine.training.clip_data): clip_latents, domain_adapter, motion,
+motion_lora.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge", "view_judge",
-         "control_maps", "control_edges", "control_depth", "control_pose", "control_parts", "image_prompt")
+         "control_maps", "control_edges", "control_depth", "control_pose", "control_parts", "image_prompt",
+         "clip_latents", "domain_adapter", "motion", "motion_lora")
+CLIPS = ("domain_adapter", "motion", "motion_lora")
+"""Parts that learn from the character clips instead of the toybox's shards."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
     "clip": {"minutes": 15, "lr": 1e-3, "batch": 128, "ema": 0.995},
@@ -30,6 +34,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "control_pose": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "control_parts": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "image_prompt": {"minutes": 8, "lr": 2e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "domain_adapter": {"minutes": 20, "lr": 3e-3, "batch": 16, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
+    "motion": {"minutes": 35, "lr": 2e-3, "batch": 1, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
+    "motion_lora": {"minutes": 6, "lr": 2e-3, "batch": 1, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
 }
 
 
@@ -39,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, default=ROOT / "scratch" / "toybox", help="folder of the splits")
     p.add_argument("--work", type=Path, default=ROOT / "scratch" / "training", help="state, log, curve, caches")
     p.add_argument("--controls", type=Path, default=ROOT / "scratch" / "controls", help="control maps and figures")
+    p.add_argument("--clips", type=Path, default=ROOT / "scratch" / "characters", help="folder of the character clips")
     p.add_argument("--map-shards", type=int, default=14, help="of control_maps: how many of the train split's shards")
     p.add_argument("--minutes", type=float, help="wall-clock budget; <work>/<part>/minutes overrides it live")
     p.add_argument("--steps", type=int, help="budget in steps instead (a repeatable run)")
@@ -64,8 +72,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decoder_only: bool = False,
-            controls: Path = ROOT / "scratch" / "controls") -> Any:
+            controls: Path = ROOT / "scratch" / "controls", clips: Path = ROOT / "scratch" / "characters") -> Any:
     """The trainer of a part."""
+    if part == "domain_adapter":
+        from engine.training.domain_adapter import DomainAdapter
+        return DomainAdapter(clips, batch, work)
+    if part == "motion":
+        from engine.training.motion import Motion
+        return Motion(clips, batch, work)
+    if part == "motion_lora":
+        from engine.training.motion_lora import MotionLora
+        return MotionLora(clips, batch, work)
     if part.startswith("control_"):
         from engine.training.control import Control
         return Control(part.removeprefix("control_"), train, held_out, batch, work, controls)
@@ -107,8 +124,12 @@ def main(arguments: list[str] | None = None) -> int:
         from engine.training.tokenizer import export_tokenizer
         print(export_tokenizer())
         return 0
+    if a.part == "clip_latents":
+        from engine.training.clip_latents import follow
+        follow(a.clips, a.work, a.minutes or 0.0, a.device, lambda line: print(line, flush=True))
+        return 0
     train, held_out = Shards(a.data / "train"), Shards(a.data / "held_out")
-    if len(train) == 0:
+    if len(train) == 0 and a.part not in CLIPS:
         print(f"no shards under {a.data / 'train'}; make them with engine.toybox first", file=sys.stderr)
         return 2
     if a.part == "control_maps":
@@ -130,7 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     from engine.training.loop import Settings, load_average
     from engine.training.loop import train as fit
     defaults = DEFAULTS[a.part]
-    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work, a.decoder_only, a.controls)
+    task = task_of(a.part, train, held_out, a.batch or defaults["batch"], a.work, a.decoder_only, a.controls,
+                   a.clips)
     folder = a.work / (f"{a.part}_decoder" if a.decoder_only else a.part)
     if a.export_only or a.evaluate_only:
         state = load_average(task, folder)
