@@ -48,18 +48,29 @@ def _drawn(people: np.ndarray, limbs: list[tuple[int, int]], limb_colours: objec
     scale = min(size) / OF_SIDE
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     canvas = np.zeros((height, width, 3))
+    half_width, reach = max(HALF_WIDTH * scale, 0.75), max(radius * scale, 1.0) + 0.5
     for colour_of, (first, second) in zip(np.asarray(limb_colours), limbs, strict=False):
         for person in people:
             ends = person[[first, second]]
             if np.isfinite(ends).all():
-                _paint(canvas, _in_ellipse(x, y, ends, max(HALF_WIDTH * scale, 0.75)), colour_of)
+                # An ellipse's soft rim is as wide as its curvature lets it: never wider than the ellipse.
+                box = _box(ends, max(float(np.hypot(*(ends[1] - ends[0]))) / 2, 2 * half_width) + 2, size)
+                _paint(canvas[box], _in_ellipse(x[box], y[box], ends, half_width), colour_of)
     canvas *= DIM
     for joint, colour in enumerate(np.asarray(joint_colours)):
         for person in people:
             if np.isfinite(person[joint]).all():
-                distance = np.hypot(x - person[joint, 0], y - person[joint, 1])
-                _paint(canvas, np.clip(max(radius * scale, 1.0) + 0.5 - distance, 0, 1), colour)
+                box = _box(person[[joint]], reach + 1, size)
+                distance = np.hypot(x[box] - person[joint, 0], y[box] - person[joint, 1])
+                _paint(canvas[box], np.clip(reach - distance, 0, 1), colour)
     return (canvas / 255).astype(np.float32)
+
+
+def _box(points: np.ndarray, margin: float, size: tuple[int, int]) -> tuple[slice, slice]:
+    """The pixels within ``margin`` of the points' bounding box, inside the picture: nothing else need be computed."""
+    low, high = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin)
+    return tuple(slice(int(np.clip(low[k], 0, size[1 - k])), int(np.clip(high[k], 0, size[1 - k])))  # type: ignore[return-value]
+                 for k in (1, 0))
 
 
 def _in_ellipse(x: np.ndarray, y: np.ndarray, ends: np.ndarray, half_width: float) -> np.ndarray:
