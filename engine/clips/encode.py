@@ -1,27 +1,14 @@
-"""Frames into files that play everywhere: H.264 in MP4, animated GIF."""
+"""A turntable's files, which play everywhere: H.264 in MP4, animated GIF. Clips: ``engine.clips.formats``."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine.errors import BadInput, RunFailed
-
-
-def ffmpeg_path() -> str:
-    """The ffmpeg that is used. Raises BadInput where there is none."""
-    import imageio_ffmpeg
-    mend = "pip install --force-reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to an ffmpeg program"
-    try:
-        program = str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise BadInput("ffmpeg was not found, so no clip can be written", mend) from error
-    if shutil.which(program) is None:  # IMAGEIO_FFMPEG_EXE is taken unseen
-        raise BadInput(f"ffmpeg was not found: {program} is no program, so no clip can be written", mend)
-    return program
+from engine.clips.video import ffmpeg_path as ffmpeg_path
+from engine.errors import RunFailed
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, quality: int = 19) -> int:
