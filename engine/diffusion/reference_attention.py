@@ -14,11 +14,16 @@ from torch import Tensor
 
 
 class Bank:
-    """What the self-attentions of one U-Net read in the last written pass: name -> (b, tokens, width)."""
+    """What the self-attentions of one U-Net read in the last written pass: name -> (b, tokens, width).
+
+    reading : how many samples, from the first, read it (the conditional ones); None: all. Where there are more of them
+    than were written, each written one serves as many in a row: the frames of its clip.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
         self.mode: Literal["off", "write", "read"] = "off"
+        self.reading: int | None = None
 
 
 class ReferenceAttention:
@@ -34,16 +39,25 @@ class ReferenceAttention:
         if self.bank.mode == "write":
             self.bank.kept[self.name] = read
         elif self.bank.mode == "read":
-            read = torch.cat([read, self.bank.kept[self.name]], 1)
+            kept, n = self.bank.kept[self.name], len(read) if self.bank.reading is None else self.bank.reading
+            both = torch.cat([read[:n], kept.repeat_interleave(n // len(kept), 0)], 1)
+            if n == len(read):
+                return self.inner(attn, hidden_states, both, attention_mask, temb)
+            with_, without = hidden_states[:n], hidden_states[n:]
+            answers = [self.inner(attn, with_, both, None, temb)] if n else []
+            return torch.cat([*answers, self.inner(attn, without, read[n:], None, temb)])
         return self.inner(attn, hidden_states, read, attention_mask, temb)
 
 
-def attach(unet: Any) -> Bank:
+def attach(unet: Any, bank: Bank | None = None) -> Bank:
     """Put reference attention into every self-attention (``attn1``) of a U-Net; -> its bank, switched off.
 
-    The U-Net is changed: give a twin (``engine.diffusion.lora.twin``) of one that others use.
+    bank : of another U-Net with the same names, which this one shall read; None: a bank of its own
+    Motion modules, which attend over time, have none. The U-Net is changed: give a twin
+    (``engine.diffusion.lora.twin``) of one that others use.
     """
-    bank = Bank()
-    unet.set_attn_processor({name: ReferenceAttention(inner, bank, name) if name.endswith("attn1.processor") else inner
-                             for name, inner in unet.attn_processors.items()})
+    bank = bank or Bank()
+    unet.set_attn_processor({
+        name: ReferenceAttention(inner, bank, name) if name.endswith("attn1.processor") and "motion_modules" not in name
+        else inner for name, inner in unet.attn_processors.items()})
     return bank

@@ -2,8 +2,8 @@
 
 Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; control_maps, then
 control_edges, control_depth, control_pose, control_parts and image_prompt stand on text_to_image; matting, judge and
-view_judge stand alone. Of the character clips (engine.training.clip_data): clip_latents, domain_adapter, motion,
-motion_lora.
+view_judge stand alone. Of the character clips (engine.training.clip_data): pose_estimation, clip_latents,
+domain_adapter, motion, motion_lora; animate_frames, then animate_motion, which together are reference_animation.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge", "view_judge",
          "control_maps", "control_edges", "control_depth", "control_pose", "control_parts", "image_prompt",
-         "clip_latents", "domain_adapter", "motion", "motion_lora")
-CLIPS = ("domain_adapter", "motion", "motion_lora")
+         "pose_estimation", "clip_latents", "domain_adapter", "motion", "motion_lora", "animate_frames",
+         "animate_motion")
+CLIPS = ("pose_estimation", "domain_adapter", "motion", "motion_lora", "animate_frames", "animate_motion")
 """Parts that learn from the character clips instead of the toybox's shards."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
@@ -34,6 +35,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "control_pose": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "control_parts": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "image_prompt": {"minutes": 8, "lr": 2e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
+    "pose_estimation": {"minutes": 10, "lr": 3e-3, "batch": 16, "ema": 0.997},
+    "animate_frames": {"minutes": 50, "lr": 2e-3, "batch": 16, "ema": 0.995, "warmup": 50, "optimiser": "muon"},
+    "animate_motion": {"minutes": 25, "lr": 2e-3, "batch": 2, "ema": 0.99, "warmup": 30, "optimiser": "muon"},
     "domain_adapter": {"minutes": 20, "lr": 3e-3, "batch": 16, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
     "motion": {"minutes": 35, "lr": 2e-3, "batch": 1, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
     "motion_lora": {"minutes": 6, "lr": 2e-3, "batch": 1, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
@@ -74,9 +78,15 @@ def parser() -> argparse.ArgumentParser:
 def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decoder_only: bool = False,
             controls: Path = ROOT / "scratch" / "controls", clips: Path = ROOT / "scratch" / "characters") -> Any:
     """The trainer of a part."""
+    if part == "pose_estimation":
+        from engine.training.pose_estimation import task
+        return task(clips, batch, train)
     if part == "domain_adapter":
         from engine.training.domain_adapter import DomainAdapter
         return DomainAdapter(clips, batch, work)
+    if part.startswith("animate_"):
+        from engine.training import animate
+        return (animate.AnimateFrames if part == "animate_frames" else animate.AnimateMotion)(clips, batch, work)
     if part == "motion":
         from engine.training.motion import Motion
         return Motion(clips, batch, work)

@@ -39,22 +39,25 @@ def scheduler() -> DDIMScheduler:
 
 
 def loss(unet: nn.Module, clean: Tensor, context: Tensor, draw: Draw, alphas: Tensor, beside: Tensor | None = None,
-         late: float = 1.0, blind: float = 0.0) -> Tensor:
+         late: float = 1.0, blind: float = 0.0, frames: int = 1) -> Tensor:
     """v-prediction loss of clean scaled latents (b, 4, h, w), each at its own random step.
 
     alphas : (1000,) cumulative products; beside : (b, 4, h, w) condition latents or None
     late : steps are drawn with a density that grows as step ** (late - 1): above 1, noisy ones come more often
     blind : share of the samples at the last step, pure noise, where the answer is the mean of all that fits
+    frames : so many samples in a row are frames of one clip, at one step
 
     v = sqrt(a) noise - sqrt(1 - a) clean. In v the weight 1 is SNR + 1 on the clean latents; it is cut at GAMMA, so
     that the nearly clean steps do not crowd out those where shape and colour are decided.
     """
     b = len(clean)
     # Stratified steps: every batch sees all noise levels, which halves the variance of the gradient.
-    u = (torch.arange(b) + torch.rand(b, generator=draw.generator)) / b
+    c = b // frames
+    u = (torch.arange(c) + torch.rand(c, generator=draw.generator)) / c
     t = (u ** (1 / late) * len(alphas)).long().clamp(max=len(alphas) - 1).to(clean.device)
     if blind:
-        t[torch.rand(b, generator=draw.generator).to(t.device) < blind] = len(alphas) - 1
+        t[torch.rand(c, generator=draw.generator).to(t.device) < blind] = len(alphas) - 1
+    t = t.repeat_interleave(frames)
     a = alphas.to(clean.device)[t].view(b, 1, 1, 1)
     noise = draw.normal(*clean.shape)
     noisy, v = a.sqrt() * clean + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * clean
