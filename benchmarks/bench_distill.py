@@ -68,7 +68,24 @@ def views_psnr(mesh: Any, scene: Any, azimuth_deg: float, size: int = 96) -> flo
     return float(np.mean([-10 * np.log10(max(float(e), 1e-10)) for e in errors]))
 
 
-def paired_rows(objects: int = 50, pipelines: Sequence[str] = PIPELINES, quality: str = "standard") -> list[Row]:
+class Kept:
+    """Results one by one in a file of JSON lines, so that an interrupted comparison goes on where it stood."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        self.done: dict[tuple[Any, ...], dict[str, Any]] = {tuple(r.pop("of")): r for r in map(json.loads, lines)}
+
+    def add(self, of: tuple[Any, ...], result: dict[str, Any]) -> None:
+        self.done[of] = result
+        print(*of, result, flush=True)
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"of": of, **result}) + "\n")
+
+
+def paired_rows(objects: int = 50, pipelines: Sequence[str] = PIPELINES, quality: str = "standard",
+                keep: Path | None = None) -> list[Row]:
     """Image to mesh: each pipeline beside direct fitting, object by object, the same picture, seed and store."""
     from engine.api import make
     from engine.artifacts import save_png
@@ -78,11 +95,10 @@ def paired_rows(objects: int = 50, pipelines: Sequence[str] = PIPELINES, quality
     from engine.toybox.scene import build, sample_spec
     from engine.toybox.truth import surface_points
     names = ("image_to_mesh", *pipelines)
-    scores: dict[str, list[float]] = {name: [] for name in names}
-    seen: dict[str, list[float]] = {name: [] for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    failed: dict[str, int] = dict.fromkeys(names, 0)
+    kept = Kept(keep)
     for i in range(objects):
+        if all(("paired", quality, name, i) in kept.done for name in names):
+            continue
         spec = sample_spec("held_out", FIRST + i)
         scene = build(spec)
         azimuth = float(np.random.default_rng(FIRST + i).uniform(-40, 40))
@@ -92,18 +108,23 @@ def paired_rows(objects: int = 50, pipelines: Sequence[str] = PIPELINES, quality
             path = Path(folder) / "picture.png"
             save_png(path, picture)
             for name in names:
+                of = ("paired", quality, name, i)
+                if of in kept.done:
+                    continue
                 began = time.perf_counter()
                 try:
                     mesh = make(f"a {spec.color} {spec.kind}", image=path, pipeline=name, quality=quality,
                                 elevation_deg=20.0, store=Path(folder) / "store").mesh
-                    score, psnr = aligned_f_score((mesh.vertices, mesh.faces), truth), views_psnr(mesh, scene, azimuth)
+                    result: dict[str, Any] = {"f": aligned_f_score((mesh.vertices, mesh.faces), truth),
+                                              "psnr": views_psnr(mesh, scene, azimuth)}
                 except MaquetteError as error:
-                    print(f"{name}, object {i}: {error}", flush=True)
-                    failed[name] += 1
-                    score, psnr = 0.0, float("nan")
-                scores[name].append(score)
-                seen[name].append(psnr)
-                seconds[name].append(time.perf_counter() - began)
+                    result = {"f": 0.0, "psnr": None, "error": str(error)}
+                kept.add(of, {**result, "seconds": time.perf_counter() - began})
+    found = {name: [kept.done["paired", quality, name, i] for i in range(objects)] for name in names}
+    scores = {name: [float(r["f"]) for r in found[name]] for name in names}
+    seen = {name: [float("nan") if r["psnr"] is None else float(r["psnr"]) for r in found[name]] for name in names}
+    seconds = {name: [float(r["seconds"]) for r in found[name]] for name in names}
+    failed = {name: sum("error" in r for r in found[name]) for name in names}
     rows = [row("image to mesh, direct fitting, F-score at 0.05", float(np.mean(scores["image_to_mesh"])), "", note=(
         f"{objects} held-out objects, {quality}; views {np.nanmean(seen['image_to_mesh']):.2f} dB"))]
     for name in pipelines:
@@ -217,6 +238,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=50)
     parser.add_argument("--quality", default="standard")
     parser.add_argument("--pipelines", nargs="*", help="pipelines of paired and worded; none: all")
+    parser.add_argument("--keep", type=Path, help="of paired: a file of results to go on from, object by object")
     parser.add_argument("--json", type=Path, help="also write the rows")
     options = parser.parse_args()
     if wrong := [name for name in options.groups if name not in GROUPS]:
@@ -230,6 +252,8 @@ def main() -> None:
         known = PIPELINES if name == "paired" else WORDED
         if options.pipelines:
             kept["pipelines"] = [p for p in options.pipelines if p in known]
+        if name == "paired":
+            kept["keep"] = options.keep
         found += GROUPS[name](options.objects, **kept)
     for line in found:
         print(json.dumps(line))

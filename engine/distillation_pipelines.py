@@ -154,7 +154,7 @@ def dreamcraft3d(run: Run, image: Handle[Picture], prompt: str, *, negative: str
                 **{**BOTH, **words, "text_least": 0.2, "text_most": 0.5, "view_least": 0.2, "view_most": 0.5,
                    **at_quality(run, "surface")})
     mesh = run(refine_mesh, field, subject, views, label="geometry", guided="clay", material=_material(prompt),
-               **words, **SURFACE, **FINE, **at_quality(run, "geometry"))
+               **words, **SURFACE, **{**FINE, "text_weight": 0.01}, **at_quality(run, "geometry"))
     return run(paint, mesh, subject, views, label="texture", text="bsd", text_weight=0.1, text_scale=2.0,
                text_least=0.05, text_most=(0.0, 0.5, 0.2, 1.0), keep=1.0, rgb_weight=500.0, mask_weight=0.0, **words,
                **at_quality(run, "texture"))
