@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from engine.diffusion.novel_view import CameraVectors, CCProjection, camera_vectors
 from engine.errors import BadInput
+from engine.models import packed
 from engine.models.cards import REPAIR
 from engine.models.families.base import Defaults
 from engine.models.families.base import TextToImage as TextToImage  # of every family; what is here is of other roles
@@ -135,7 +135,7 @@ def _config(read: Callable[[], Any], folder: Path) -> Any:
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return packed.load(path)
     except Exception as error:  # safetensors raises its own class, OSError or ValueError by the damage
         raise BadInput(f"cannot read the weights {path}: {error}", REPAIR) from error
 

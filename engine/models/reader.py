@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
-from engine.models import torch_files, weight_names
+from engine.models import packed, torch_files, weight_names
 from engine.models.pickle_machine import SIZES, Damaged, Refused
 from engine.models.weight_names import SUFFIXES as SUFFIXES
 
@@ -235,6 +235,11 @@ def _safetensors(path: Path) -> Header:
         raise bad(f"truncated: its tensors end at byte {8 + length + at:,}, the file at {size:,}")
     if 8 + length + at < size:
         raise bad(f"{size - 8 - length - at:,} bytes after its last tensor belong to none")
+    try:
+        if packed.is_packed(metadata):  # what the layout knows nothing of
+            tensors = {name: entry for name, entry in tensors.items() if not name.endswith(packed.SCALE)}
+    except ValueError as error:
+        raise bad(str(error)) from error
     return Header(path, "safetensors", tensors, metadata)
 
 
@@ -303,7 +308,11 @@ def _read_one(path: Path, wanted: list[str], some: bool) -> dict[str, torch.Tens
     try:
         with safe_open(path, framework="pt") as opened:
             names = set(opened.keys())
-            return {key: opened.get_tensor(key) for key in wanted if not some or key in names}
+            held = {key: opened.get_tensor(key) for key in wanted if not some or key in names}
+            if packed.is_packed(opened.metadata()):
+                scales = {key + packed.SCALE for key in held} & names
+                held = packed.unpack({**held, **{key: opened.get_tensor(key) for key in scales}})
+            return held
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise BadInput(f"cannot read {path}: {' '.join(str(error).split())[:200]}", AGAIN) from error
 

@@ -11,9 +11,12 @@ from typing import Any
 from torch import nn
 
 from engine.models.cards import part_digest
+from engine.models.packed import pack_file
 from engine.models.sets import BUILTIN_FOLDER
 
 BEFORE = "before.json"
+PACKED = ("text_to_image", "novel_view", "reference_animation")
+"""Parts large enough that a byte a number instead of two is worth it: without, not all would fit into 40 MB."""
 
 
 def export(part: str, save: Callable[[Path], None], *, about: str, data: str, limits: str,
@@ -34,6 +37,9 @@ def export(part: str, save: Callable[[Path], None], *, about: str, data: str, li
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save(fresh)
+    if part in PACKED:
+        for file in sorted(fresh.rglob("*.safetensors")):
+            pack_file(file)
     card: dict[str, Any] = {
         "part": part, "sha256": part_digest(fresh),
         "trained_on": {name: part_digest(root / name) for name in trained_on},
