@@ -99,7 +99,8 @@ def _wait(device: str) -> None:
 
 
 def random_model(device: str, dtype: torch.dtype, width: int = 320, size: int = 512) -> Any:
-    """Stable Diffusion 1.5's networks, the U-Net's width aside, with random weights; the built-in words."""
+    """Stable Diffusion 1.5's networks with random weights, U-Net and VAE of 320 or of another ``width`` in proportion;
+    the built-in words."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -109,8 +110,9 @@ def random_model(device: str, dtype: torch.dtype, width: int = 320, size: int = 
     with torch.device(device):
         unet = UNet2DConditionModel(sample_size=size // 8, cross_attention_dim=768, attention_head_dim=8,
                                     block_out_channels=(width, 2 * width, 4 * width, 4 * width))
-        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                            sample_size=size, down_block_types=("DownEncoderBlock2D",) * 4,
+        vae = AutoencoderKL(block_out_channels=tuple(c * width // 320 for c in (128, 256, 512, 512)),
+                            layers_per_block=2, latent_channels=4, sample_size=size,
+                            down_block_types=("DownEncoderBlock2D",) * 4,
                             up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215)
         text = CLIPTextModel(CLIPTextConfig(vocab_size=len(words), hidden_size=768, intermediate_size=3072,
                                             num_hidden_layers=12, num_attention_heads=12,
