@@ -29,9 +29,8 @@ def schedule(count: int, fps: Fraction, ticks: int) -> list[int]:
     Frame i begins at the tick nearest to i / fps, halves up; so no error adds up, every frame begins within half a tick
     of its time, and all together last round(count ticks / fps). BadInput where a frame would stand no tick at all.
     """
-    starts = [int(i * ticks / fps + Fraction(1, 2)) for i in range(count + 1)]
-    durations = [after - before for before, after in pairwise(starts)]
-    if 0 in durations:
+    if fps > ticks:
         raise BadInput(f"a file that counts time in 1/{ticks} s cannot hold {float(fps):g} frames a second",
                        f"give at most {ticks} frames a second, or leave this format out")
-    return durations
+    starts = [int(i * ticks / fps + Fraction(1, 2)) for i in range(count + 1)]
+    return [after - before for before, after in pairwise(starts)]

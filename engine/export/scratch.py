@@ -18,5 +18,10 @@ def scratch_folder() -> Path:
 def scratch_files(folder: Path, roles: dict[str, str], meta: dict[str, Any]) -> Files:
     """Files in a :func:`scratch_folder`, which is deleted with them (``Files.save`` has made copies by then)."""
     files = Files(folder, roles, meta)
-    weakref.finalize(files, shutil.rmtree, folder, ignore_errors=True)
+    keep_until_gone(files, folder)
     return files
+
+
+def keep_until_gone(holder: object, folder: Path) -> None:
+    """Delete a :func:`scratch_folder` once nobody holds ``holder`` any more."""
+    weakref.finalize(holder, shutil.rmtree, folder, ignore_errors=True)

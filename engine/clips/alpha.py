@@ -1,0 +1,105 @@
+"""A moving figure freed from its background: a matte of every frame, the mattes calmed over time, colours freed.
+
+Frame t has colours C[t] and its own matte a[t]. The calmed matte is
+
+    a'[t](x) = median(a[t-1](x), a[t](x), a[t+1](x))   where |C[t-1](x) - C[t](x)| and |C[t+1](x) - C[t](x)| are at
+                                                       most TOLERANCE in every channel
+    a'[t](x) = a[t](x)                                 elsewhere
+
+so that only what is wrong for one frame goes: where anything moves, colours change, and the frame's own matte stays. A
+loop's first and last frames are neighbours; a clip's ends, which have one neighbour, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import ndimage
+
+from engine.diffusion import mattes
+
+TOLERANCE = 0.06
+"""Colours that differ by less, in the largest channel (sRGB 0..1), did not change. On toybox clips that came through
+the built-in VAE with noise: alpha flicker 0.214 at 0, 0.207 at 0.06, 0.202 at 0.1 (truth 0.213), mask IoU the same."""
+CLEAR = 0.02
+"""Alpha below which nothing is seen: such pixels carry the colour of the nearest that is."""
+SPREAD = 8
+"""Pixels: how far colours reach beyond the figure, for texture filters and for the blocks of video codecs."""
+
+
+class Pictures(Protocol):
+    """Frames that are read when they are asked for, (h, w, 3) each; an array (n, h, w, 3) is one too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> np.ndarray: ...
+
+
+Matte = Callable[[np.ndarray], np.ndarray]
+"""(h, w, 3) in [0, 1] -> (h, w, 4), straight alpha, the background's colour taken out of the edge."""
+
+
+def plain(background: np.ndarray | None = None) -> Matte:
+    """The matte before a plain background: everything like it and joined to the border, and holes (``mattes``).
+
+    background : (3,); None: each frame's own border says it
+    """
+    def matte(image: np.ndarray) -> np.ndarray:
+        colour = mattes.border_colour(image)[0] if background is None else background
+        return mattes.soft_edge(image, mattes.plain_mask(image, colour), colour)
+    return matte
+
+
+def by_model(matting: Any, device: str) -> Matte:
+    """The matting network's."""
+    def matte(image: np.ndarray) -> np.ndarray:
+        return mattes.freed_colour(image, mattes.model_alpha(matting, image, device))
+    return matte
+
+
+def calmed(frames: Pictures, matte: Matte, loop: bool, tolerance: float = TOLERANCE
+           ) -> Iterator[np.ndarray]:
+    """Frames (h, w, 3), read one by one -> frames (h, w, 4), with four in memory at most; see the module.
+
+    tolerance : 0 leaves every frame its own matte. A loop's last frame is looked at twice: first and last.
+    """
+    def look(i: int) -> tuple[np.ndarray, np.ndarray]:
+        return frames[i], matte(frames[i])
+
+    n = len(frames)
+    loop = loop and n > 2
+    first = here = look(0)
+    before = look(n - 1) if loop and tolerance > 0 else None
+    for i in range(n):
+        after = look(i + 1) if i + 1 < n else first if loop else None
+        freed = here[1]
+        if before is not None and after is not None and tolerance > 0:
+            freed = freed.copy()
+            freed[..., 3] = calm((before[0], here[0], after[0]),
+                                 (before[1][..., 3], here[1][..., 3], after[1][..., 3]), tolerance)
+        yield spread(freed)
+        if after is not None:
+            before, here = here, after
+
+
+def calm(colours: tuple[np.ndarray, np.ndarray, np.ndarray], alphas: tuple[np.ndarray, np.ndarray, np.ndarray],
+         tolerance: float = TOLERANCE) -> np.ndarray:
+    """The module's formula for the middle one of three frames. colours : (h, w, 3); alphas : (h, w) -> (h, w)"""
+    before, here, after = colours
+    still = np.maximum(np.abs(before - here).max(-1), np.abs(after - here).max(-1)) <= tolerance
+    return np.where(still, np.median(alphas, axis=0), alphas[1]).astype(np.float32)
+
+
+def spread(rgba: np.ndarray) -> np.ndarray:
+    """Clear pixels take the colour of the nearest one that is seen, up to ``SPREAD`` pixels away, and black beyond: no
+    fringe of the old background where a filter or a codec mixes neighbours. (h, w, 4) -> (h, w, 4)"""
+    clear = rgba[..., 3] < CLEAR
+    if clear.all() or not clear.any():
+        return np.where(clear[..., None], np.float32(0), rgba)
+    distance, (rows, columns) = ndimage.distance_transform_edt(clear, return_indices=True)
+    out = rgba[rows, columns]
+    out[distance > SPREAD] = 0
+    out[..., 3] = np.where(clear, 0, rgba[..., 3])
+    return out
