@@ -6,6 +6,8 @@ the whole is scaled by 0.6, joints are full circles on top. Sizes are those of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 LIMBS = ((2, 3), (2, 6), (3, 4), (4, 5), (6, 7), (7, 8), (2, 9), (9, 10), (10, 11), (2, 12), (12, 13), (13, 14),
@@ -44,40 +46,32 @@ def draw_face(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _drawn(people: np.ndarray, limbs: list[tuple[int, int]], limb_colours: object, joint_colours: object,
            radius: float, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
     scale = min(size) / OF_SIDE
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    canvas = np.zeros((height, width, 3))
-    half_width, reach = max(HALF_WIDTH * scale, 0.75), max(radius * scale, 1.0) + 0.5
-    for colour_of, (first, second) in zip(np.asarray(limb_colours), limbs, strict=False):
-        for person in people:
-            ends = person[[first, second]]
-            if np.isfinite(ends).all():
-                # An ellipse's soft rim is as wide as its curvature lets it: never wider than the ellipse.
-                box = _box(ends, max(float(np.hypot(*(ends[1] - ends[0]))) / 2, 2 * half_width) + 2, size)
-                _paint(canvas[box], _in_ellipse(x[box], y[box], ends, half_width), colour_of)
+    canvas = np.zeros((*size, 3))
+    half_width, radius = max(HALF_WIDTH * scale, 0.75), max(radius * scale, 1.0)
+    known = np.isfinite(people).all(-1)
+    for colour, (first, second) in zip(np.asarray(limb_colours), limbs, strict=False):
+        for person, there in zip(people, known, strict=True):
+            if there[first] and there[second]:
+                ends = person[[first, second]]
+                _paint(canvas, ends.mean(0), _reach(ends, half_width), colour,
+                       lambda x, y: _in_ellipse(x, y, ends, half_width))  # noqa: B023 (called at once)
     canvas *= DIM
     for joint, colour in enumerate(np.asarray(joint_colours)):
-        for person in people:
-            if np.isfinite(person[joint]).all():
-                box = _box(person[[joint]], reach + 1, size)
-                distance = np.hypot(x[box] - person[joint, 0], y[box] - person[joint, 1])
-                _paint(canvas[box], np.clip(reach - distance, 0, 1), colour)
+        for person, there in zip(people, known, strict=True):
+            if there[joint]:
+                place = person[joint]
+                _paint(canvas, place, np.array([radius + 0.5] * 2), colour,
+                       lambda x, y: np.clip(radius + 0.5 - np.hypot(x - place[0], y - place[1]), 0, 1))  # noqa: B023
     return (canvas / 255).astype(np.float32)
-
-
-def _box(points: np.ndarray, margin: float, size: tuple[int, int]) -> tuple[slice, slice]:
-    """The pixels within ``margin`` of the points' bounding box, inside the picture: nothing else need be computed."""
-    low, high = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin)
-    return tuple(slice(int(np.clip(low[k], 0, size[1 - k])), int(np.clip(high[k], 0, size[1 - k])))  # type: ignore[return-value]
-                 for k in (1, 0))
 
 
 def _in_ellipse(x: np.ndarray, y: np.ndarray, ends: np.ndarray, half_width: float) -> np.ndarray:
     """Coverage in [0, 1] of the ellipse whose long axis joins two points; soft over one pixel."""
     centre, axis = ends.mean(0), ends[1] - ends[0]
     half_length = max(float(np.hypot(*axis)) / 2, half_width)
-    along = axis / max(float(np.hypot(*axis)), 1e-9)
+    # Joints in one place give a dot: without a direction, every pixel would lie at its middle.
+    along = axis / np.hypot(*axis) if axis.any() else np.array([1.0, 0.0])
     dx, dy = x - centre[0], y - centre[1]
     u, v = (dx * along[0] + dy * along[1]) / half_length, (dy * along[0] - dx * along[1]) / half_width
     r = np.hypot(u, v)
@@ -86,5 +80,26 @@ def _in_ellipse(x: np.ndarray, y: np.ndarray, ends: np.ndarray, half_width: floa
     return np.clip(0.5 + (1 - r) / np.maximum(gradient, 1e-9), 0, 1)
 
 
-def _paint(canvas: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
-    canvas += cover[..., None] * (colour - canvas)
+def _reach(ends: np.ndarray, half_width: float) -> np.ndarray:
+    """How far the covered part of a limb's ellipse reaches from its middle, (2,) pixels along x and y.
+
+    The cover is above 0 where (1 - r) / gradient > -1/2. No gradient is larger than 1 / half_width, so all of that lies
+    in the ellipse that is larger by the factor 1 + 1 / (2 half_width).
+    """
+    axis = ends[1] - ends[0]
+    length = float(np.hypot(*axis))
+    half_length = max(length / 2, half_width)
+    c, s = np.abs(axis) / length if length else (1.0, 0.0)
+    return (1 + 0.5 / half_width) * np.hypot(half_length * np.array([c, s]), half_width * np.array([s, c]))
+
+
+def _paint(canvas: np.ndarray, middle: np.ndarray, reach: np.ndarray, colour: np.ndarray,
+           cover: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    """Paint ``cover(x, y)`` in [0, 1] over the box about ``middle``: outside of it there is nothing to paint."""
+    height, width = canvas.shape[:2]
+    left, top = np.floor(np.maximum(middle - reach - 1, 0)).astype(int)
+    right, bottom = np.ceil(np.minimum(middle + reach + 1, (width, height))).astype(int)
+    if left < right and top < bottom:
+        part = canvas[top:bottom, left:right]
+        share = cover((np.arange(left, right) + 0.5)[None], (np.arange(top, bottom) + 0.5)[:, None])
+        part += share[..., None] * (colour - part)

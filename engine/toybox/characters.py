@@ -7,6 +7,7 @@ every pose because no solid spans a joint; only skirts are moulded round the leg
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -155,6 +156,23 @@ def _posed(spec: CharacterSpec, worn: list[Worn], posed: Frames, across: float, 
     return out
 
 
+def standing_height(spec: CharacterSpec) -> float:
+    """From the ground to the top of the standing figure, hat and all, in body units."""
+    across, up = STRETCH[spec.size]
+    rest = _posed(spec, _dressed(spec), frames(STANDING, across, up), across, up)
+    return float(max(s.vertices[:, 1].max() for s in rest))
+
+
+def joints_of(spec: CharacterSpec, poses: Sequence[Pose]) -> np.ndarray:
+    """The joints that :func:`build_character` gives the figure in each of ``poses``, without building it: (n, 18, 3)
+    float32."""
+    across, up = STRETCH[spec.size]
+    height = standing_height(spec)
+    centre, scale = np.array([0.0, height / 2, 0.0]), OBJECT_LONGEST_SIDE / height
+    places = [keypoints(frames(pose, across, up), across, up) for pose in poses]
+    return ((np.stack(places) - centre) * scale).astype(np.float32)
+
+
 def build_character(spec: CharacterSpec, pose: Pose | None = None) -> CharacterScene:
     """The figure at its motion's moment, or in ``pose``. Equal specs give equal scenes.
 
@@ -164,9 +182,7 @@ def build_character(spec: CharacterSpec, pose: Pose | None = None) -> CharacterS
     rng = np.random.default_rng(spec.seed)
     across, up = STRETCH[spec.size]
     worn = _dressed(spec)
-    rest = _posed(spec, worn, frames(STANDING, across, up), across, up)
-    standing = np.concatenate([s.vertices for s in rest])
-    height = float(standing[:, 1].max())
+    height = standing_height(spec)
     scale = OBJECT_LONGEST_SIDE / height
     centre = np.array([0.0, height / 2, 0.0])
     moment = frames(pose if pose is not None else motions.pose(spec.motion, spec.phase), across, up)
