@@ -1,10 +1,11 @@
 """Does guidance pay? ``python -m benchmarks.bench_distill [--objects N] [--pipelines ...] [--quality ...]``
 
-Three comparisons, all against the toybox's exact truth on objects that no training saw:
+Four comparisons, all against the toybox's exact truth on objects that no training saw:
 - image to mesh: each pipeline paired, object by object, with direct fitting of the same picture at the same seed:
   change of the F-score (after the best scale and translation) and of the PSNR of views from all around, with a 95 %
   interval by the bootstrap over objects;
 - text to mesh: what the judge sees in renders from eight azimuths: kind and colour right;
+- the same from behind, where a kind has a clear front: does the view judge see its back, or a second face?
 - Magic3D's refinement from a coarse field fitted to true views: PSNR of held-out views, object by object.
 
 Sized by --objects, so that a few objects show the way and fifty decide. Nothing is chosen afterwards: every object that
@@ -182,6 +183,45 @@ def worded_rows(objects: int = 50, pipelines: Sequence[str] = WORDED, quality: s
     return rows
 
 
+def faced_rows(each: int = 2, quality: str = "standard", keep: Path | None = None) -> list[Row]:
+    """Text to mesh, every kind with a clear front: share of the views from behind that the view judge calls back.
+
+    each : assets a kind; three views of each, 160 to 200 degrees from the front that the asset was drawn with
+    """
+    from engine.api import make
+    from engine.diffusion.view_judge import SIDES, look
+    from engine.errors import MaquetteError
+    from engine.meshes.compare import unlit
+    from engine.models.sets import model_set
+    from engine.space import Cameras
+    from engine.toybox.props import FRONT_KINDS
+    from engine.toybox.scene import RGB
+    net = model_set("builtin").load("view_judge").net
+    cameras = Cameras.orbit(np.array([160.0, 180.0, 200.0]), 15.0, 2.85, 49.1, 128)
+    kept, colours = Kept(keep), tuple(RGB)
+    for i in range(each):
+        for j, kind in enumerate(FRONT_KINDS):
+            of = ("faced", quality, kind, i)
+            if of in kept.done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    mesh = normalised(make(f"a {colours[(5 * i + j) % len(colours)]} {kind}", quality=quality,
+                                           seed=100 + i, store=Path(folder)).mesh)
+                    said = look(net, [unlit(mesh, cameras[[k]]) for k in range(len(cameras))])
+                    back = (said.sides().argmax(1) == SIDES.index("back")).astype(float)
+                    result = {"back": float(back.mean()), "front": float((said.sides().argmax(1) == 0).mean())}
+                except MaquetteError as error:
+                    result = {"back": 0.0, "front": 0.0, "error": str(error)}
+            kept.add(of, result)
+    by_kind = {kind: [kept.done["faced", quality, kind, i] for i in range(each)] for kind in FRONT_KINDS}
+    back = {kind: float(np.mean([r["back"] for r in found])) for kind, found in by_kind.items()}
+    front = float(np.mean([r["front"] for found in by_kind.values() for r in found]))
+    return [row("text to mesh, kinds with a clear front: views from behind judged back", np.mean(list(back.values())),
+                "", 0.9, 1.0, f"{each} assets a kind, 3 views each; judged front {front:.2f}; "
+                + ", ".join(f"{kind} {share:.2f}" for kind, share in back.items()))]
+
+
 def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
     """Magic3D's refinement of a coarse field that was fitted to true views: held-out views' PSNR before and after."""
     from engine.artifacts import Views
@@ -226,10 +266,11 @@ def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
 
 def rows(objects: int = 10) -> list[Row]:
     """What ``python -m benchmarks distillation`` measures; --objects 50 there means ten here, or it takes a night."""
-    return refined_rows(min(10, objects)) + worded_rows(objects, ("text_to_mesh",)) + paired_rows(objects)
+    return (refined_rows(min(10, objects)) + faced_rows(max(1, objects // 10)) + worded_rows(objects, ("text_to_mesh",))
+            + paired_rows(objects))
 
 
-GROUPS = {"paired": paired_rows, "worded": worded_rows, "refined": refined_rows}
+GROUPS = {"paired": paired_rows, "worded": worded_rows, "refined": refined_rows, "faced": faced_rows}
 
 
 def main() -> None:
@@ -238,7 +279,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=50)
     parser.add_argument("--quality", default="standard")
     parser.add_argument("--pipelines", nargs="*", help="pipelines of paired and worded; none: all")
-    parser.add_argument("--keep", type=Path, help="of paired: a file of results to go on from, object by object")
+    parser.add_argument("--keep", type=Path, help="of paired and faced: results to go on from, object by object")
     parser.add_argument("--json", type=Path, help="also write the rows")
     options = parser.parse_args()
     if wrong := [name for name in options.groups if name not in GROUPS]:
@@ -246,6 +287,9 @@ def main() -> None:
     found: list[Row] = []
     for name in options.groups or GROUPS:
         kept: dict[str, Any] = {"quality": options.quality}
+        if name == "faced":
+            found += faced_rows(max(1, options.objects // 10), options.quality, options.keep)
+            continue
         if name == "refined":
             found += refined_rows(min(10, options.objects), **kept)
             continue
