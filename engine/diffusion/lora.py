@@ -257,7 +257,11 @@ def _inject(unet: Any, ranks: dict[str, int], alphas: dict[str, float], name: st
     # peft draws from the global generator; nobody's draws may change by that. Its word on several adapters is known.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        unet.add_adapter(config, name)
+        if hasattr(unet, "add_adapter"):
+            unet.add_adapter(config, name)
+        else:  # motion modules alone, outside of a U-Net
+            from peft import inject_adapter_in_model
+            inject_adapter_in_model(config, unet, name)
 
 
 def _layers(unet: Any, name: str | None = None) -> Iterator[tuple[str, Any]]:

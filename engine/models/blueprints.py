@@ -38,6 +38,7 @@ CLASSES: dict[str, str] = {
     "MotionAdapter": _DIFFUSERS + "unets.unet_motion_model",
     "AutoencoderKL": _DIFFUSERS + "autoencoders.autoencoder_kl",
     "ControlNetModel": _DIFFUSERS + "controlnets.controlnet",
+    "SparseControlNetModel": _DIFFUSERS + "controlnets.controlnet_sparsectrl",
     "SD3Transformer2DModel": _DIFFUSERS + "transformers.transformer_sd3",
     "PixArtTransformer2DModel": _DIFFUSERS + "transformers.pixart_transformer_2d",
     "DiTTransformer2DModel": _DIFFUSERS + "transformers.dit_transformer_2d",

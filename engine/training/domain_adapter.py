@@ -29,9 +29,8 @@ from engine.training.data import over
 from engine.training.export import export
 from engine.training.loop import Draw, State
 
-RANK = 12
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
-           "conv_shortcut")
+RANK = 16
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut")
 """Every layer that sees the picture; ResNet's convolutions too, for a look that the base never drew."""
 DROPOUT = 0.1
 """Share of frames trained without a caption, for guidance."""
