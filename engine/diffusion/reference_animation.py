@@ -114,6 +114,7 @@ class ReferenceAnimation:
     image_encoder : CLIPVisionModelWithProjection, or what answers like it; image_size : pixels that it takes
     vae : AutoencoderKL; scheduler : as trained; size : native pixels
     window, overlap : frames seen at once, and shared by neighbours; guidance, steps : where the user says nothing
+    noise_shared : share of the noise's variance that a clip's frames have in common (0: published ones)
     """
 
     denoising: Any
@@ -128,6 +129,7 @@ class ReferenceAnimation:
     overlap: int = 4
     guidance: float = 3.5
     steps: int = 30
+    noise_shared: float = 0.0
     name: str = "the reference animation"
 
     @property
@@ -153,7 +155,8 @@ def windows(frames: int, window: int, overlap: int, loop: bool = False, step: in
     [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 0, 1]]
     """
     if window < 1 or not 0 <= overlap < window:
-        raise BadInput(f"windows of {window} frames that share {overlap}", "give an overlap from 0 to the window less 1")
+        raise BadInput(f"windows of {window} frames that share {overlap}",
+                       "give an overlap from 0 to the window less 1")
     size = min(window, frames)
     first = int(frames * (step * GOLDEN % 1)) if loop else 0
     if size == frames:
@@ -195,7 +198,8 @@ def denoised(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, ste
     reference : (3, h, w) in [0, 1], the figure over white; poses : (n, 3, h, w) in [0, 1], skeletons as
         ``skeleton_drawing`` draws them
     steps, guidance : of the sampler (DDIM as trained) and of the condition; 1: none, and half the work
-    noise : frame's number -> (c, h/8, w/8) unit noise, drawn on the CPU
+    noise : number -> (c, h/8, w/8) unit noise, drawn on the CPU: a frame's; where the model wants frames to share
+        some, 0 is all frames' and a frame's own is that of its number + 1
     loop : the last frame is followed by the first; window, overlap : frames, None: the model's
     keep : called after each step with a state that ``state`` takes to go on from; all it holds is on the CPU
     The networks see one window at a time; of the others only latents are held. Raises BadInput, RunFailed.
@@ -210,7 +214,7 @@ def denoised(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, ste
         clean = model.vae.encode(pictures.vae_input(reference[None]).to(device, model.vae.dtype)).latent_dist.mean
         net.look((clean * model.vae.config.scaling_factor).to(dtype), token)
         features = _Features(model, poses)
-        latents = torch.stack([noise(i).to(torch.float32) for i in range(n)]) if state is None else _resumed(state, n)
+        latents = _noise(noise, n, model.noise_shared) if state is None else _resumed(state, n)
         if latents.shape[1:] != clean.shape[1:]:
             raise BadInput(f"noise of {_shape(latents.shape[1:])} for latents of {_shape(clean.shape[1:])}",
                            "give noise of the latents' shape, one frame at a time")
@@ -242,6 +246,15 @@ def decoded(model: ReferenceAnimation, latents: Tensor) -> Iterator[Tensor]:
         yield frame.float().clamp(0, 1).cpu().clone()
 
 
+def _noise(draw: Callable[[int], Tensor], frames: int, shared: float) -> Tensor:
+    """Unit noise (n, c, h, w), ``shared`` of its variance the same in all frames."""
+    if not shared:
+        return torch.stack([draw(i).float() for i in range(frames)])
+    same = draw(0).float()
+    own = torch.stack([draw(i + 1).float() for i in range(frames)]) if shared < 1 else torch.zeros_like(same)
+    return (shared ** 0.5 * same + (1 - shared) ** 0.5 * own).expand(frames, *same.shape).clone()
+
+
 def _guided(net: Networks, x: Tensor, t: Tensor, token: Tensor, feature: Tensor, scale: float) -> Tensor:
     """One window's prediction: both halves in one batch, the conditional one first."""
     f = len(x)
@@ -249,7 +262,7 @@ def _guided(net: Networks, x: Tensor, t: Tensor, token: Tensor, feature: Tensor,
         return net.predict(x, t.expand(f), token.expand(f, -1, -1), feature, f)
     tokens = torch.cat([token.expand(f, -1, -1), torch.zeros_like(token).expand(f, -1, -1)])
     both = net.predict(torch.cat([x, x]), t.expand(2 * f), tokens, torch.cat([feature, feature]), f, reading=f)
-    return guide(*both.chunk(2), scale)
+    return guide(both[:f], both[f:], scale)
 
 
 class _Features:

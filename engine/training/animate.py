@@ -42,8 +42,18 @@ UNSEEN = 0.15
 """Share of skeletons that lack a joint or some of the face's."""
 GUIDER = (8, 16, 32, 64)
 STEPS, GUIDANCE = 4, 1.0
-"""How figures and sheets are sampled."""
-MOTION = {"motion_num_attention_heads": 4, "motion_max_seq_length": 32, "use_motion_mid_block": True}
+"""How figures and sheets are sampled, and the defaults of the built-in model."""
+WINDOW, OVERLAP = 16, 4
+"""Frames that the built-in model sees at once: the longest run that it learned from."""
+MOTION: dict[str, Any] = {
+    "motion_num_attention_heads": 4, "motion_max_seq_length": 32, "use_motion_mid_block": False,
+    "temporal_transformer_layers_per_block": [1, 1, 0, 0]}
+"""Motion modules attend where a latent is 16 or 8 pixels wide: what flickers is fine, and coarser ones would be most of
+the weights. (diffusers puts a module in every block; without layers it begins as nothing and stays small.)"""
+LENGTHS = (8, 12, 16)
+"""Frames of the runs that motion learns from."""
+SHARED = 0.5
+"""Share of the runs whose frames all begin from the same noise, as clips may be sampled."""
 COLOUR = 0.06
 """The figure's mean colour may be off by so much in any channel and still count as kept."""
 
@@ -54,6 +64,20 @@ def reference_of(unet: nn.Module) -> ReferenceUNet:
     lost = made.load_state_dict(unet.state_dict(), strict=False)
     assert not lost.missing_keys
     return made
+
+
+def with_motion(unet: Any, seed: int = 0) -> UNetMotionModel:
+    """A U-Net's weights in one with fresh motion modules, which begin by changing nothing."""
+    config = UNetMotionModel.from_unet2d(unet, load_weights=False).config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = UNetMotionModel.from_config({k: v for k, v in config.items() if k[0] != "_"} | MOTION)
+    lost = made.load_state_dict(unet.state_dict(), strict=False)
+    assert not lost.unexpected_keys and all("motion_modules" in name for name in lost.missing_keys)
+    for name, parameter in made.named_parameters():
+        if "motion_modules" in name and ".proj_out." in name:
+            nn.init.zeros_(parameter)
+    return norm_frames(made)
 
 
 class _Trainer:
@@ -82,7 +106,7 @@ class _Trainer:
         """Loss of frames (b, f) of clips (b,), each clip with one reference."""
         rng, (b, f) = draw.rng, frames.shape
         which = (rng.random(b) >= FRONT).astype(int)
-        told = np.sort(rng.random(b) >= DROPOUT)[::-1].copy()  # those that see their reference come first
+        told: np.ndarray = np.sort(rng.random(b) >= DROPOUT)[::-1]  # those that see their reference come first
         count = int(told.sum())
         latents, token = self._seen(source, clips, which, draw.device)
         if count:
@@ -91,6 +115,9 @@ class _Trainer:
         rows, at = np.repeat(clips, f), frames.reshape(-1)
         drawn = source.skeletons(rows, at, rng, UNSEEN).to(draw.device)
         feature = net.guider(drawn.contiguous(memory_format=torch.channels_last))
+        if not feature.requires_grad and torch.is_grad_enabled():
+            # torch 2.13 crashes in the gradient of a GroupNorm, channels last, whose input needs none: it shall.
+            feature = feature.requires_grad_()
         clean = denoise.clean_latents(source.frames[rows, at], self.scale, draw)
         motion = isinstance(net.denoising, UNetMotionModel)
         # Steps are drawn in rising order: shuffled, so that those without a reference are not always the noisiest.
@@ -149,8 +176,11 @@ class _Trainer:
         ours = union_psnr(drawn.reshape(-1, *drawn.shape[2:]), flat)
         still = union_psnr(np.repeat(frozen, at.shape[1], 0), flat)
         kept = [_colour_kept(d, t) for d, t in zip(drawn.reshape(-1, *drawn.shape[2:]), flat, strict=True)]
+        steps_of = {name: np.abs(np.diff(v, axis=1, append=v[:, :1])).mean((2, 3, 4)).mean()
+                    for name, v in (("ours", drawn), ("true", over(flat).reshape(drawn.shape)))}
+        steady = {"step_of_true": float(steps_of["ours"] / max(steps_of["true"], 1e-6))} if together else {}
         return {"union_psnr_db": float(ours.mean()), "over_frozen_db": float((ours - still).mean()),
-                "colour_kept": float(np.mean(kept))}
+                "colour_kept": float(np.mean(kept)), **steady}
 
     def sheet(self, net: nn.Module) -> Image.Image | None:
         """Rows of held-out clips: the reference, then skeletons, truth and what is drawn for six frames."""
@@ -169,6 +199,28 @@ class _Trainer:
     def refresh(self) -> None:
         self.train.refresh()
         self.held_out.refresh()
+
+    def _export(self, net: Any, denoising: UNetMotionModel, state: State, folder: Path, before: dict[str, float]
+                ) -> Path:
+        def save(path: Path) -> None:
+            half(denoising).save_pretrained(path / "denoising_unet")
+            half(net.reference).save_pretrained(path / "reference_unet")
+            half(net.guider).save_pretrained(path / "pose_guider")
+            denoise.scheduler().save_pretrained(path / "scheduler")
+
+        trainings = [AnimateFrames.name] + ([AnimateMotion.name] if before else [])
+        return export(
+            PART, save, trained_on=("clip", "vae"), steps=state.step + int(before.get("steps", 0)),
+            minutes=state.elapsed_s / 60 + before.get("minutes", 0.0), metrics=state.metrics,
+            curve=folder / "curve.png", root=self.root,
+            extra={"guidance": GUIDANCE, "sampling_steps": STEPS, "window": WINDOW, "overlap": OVERLAP,
+                   "made_by": trainings},
+            about="AnimateAnyone at 128 px: a picture of a figure and a row of OpenPose skeletons -> the figure in "
+                  "motion. Reference U-Net, denoising U-Net with motion modules, pose guider.",
+            data=f"{len(self.train)} looping clips of toybox characters in 11 motions, over white, each with two "
+                 "pictures of the same figure standing, seen from elsewhere.",
+            limits="Knows the toybox's figures from about the front (60 degrees to either side), whole and alone on "
+                   "white. What the reference does not show (a back, a hidden hand) is a guess.")
 
 
 class _Answer:
@@ -206,3 +258,82 @@ class AnimateFrames(_Trainer):
         if not len(self.held_out):
             return {}
         return self.measured(model, 24, 3)  # type: ignore[arg-type]
+
+    def load_committed(self) -> None:
+        load_into(self.model, self.root / PART)
+
+    def export(self, state: State, folder: Path) -> Path:
+        """Single frames, with motion modules that do nothing yet."""
+        net = state.ema
+        return self._export(net, with_motion(net.denoising), state, folder, {})
+
+
+class AnimateMotion(_Trainer):
+    """The second step: motion modules alone, over what ``animate_frames`` left in ``work``, else what is committed."""
+
+    name = "animate_motion"
+
+    def __init__(self, data: Path, batch: int, work: Path, root: Path = BUILTIN_FOLDER, model: Networks | None = None
+                 ) -> None:
+        super().__init__(data, batch, work, root)
+        self.before: dict[str, float] = {}
+        if model is None:
+            base = load_unet(root / "text_to_image" / "unet", "cpu")
+            frames = Networks(reference_of(base), base, PoseGuider(3, GUIDER, base.config.block_out_channels[0]))
+            kept = work / AnimateFrames.name / "state.pt"
+            if kept.exists():
+                found = torch.load(kept, map_location="cpu", weights_only=True)
+                frames.load_state_dict(found["ema"])
+                self.before = {"steps": found["step"], "minutes": found["elapsed_s"] / 60}
+            else:
+                load_into(frames, root / PART)
+            model = Networks(frames.reference, with_motion(base), frames.guider)
+        self.model = model.to(memory_format=torch.channels_last).requires_grad_(False)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("motion_modules" in name)
+
+    def load_committed(self) -> None:
+        load_into(self.model, self.root / PART)
+
+    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
+        """``batch`` is in frames: as many runs as fit."""
+        rng = draw.rng
+        length = int(rng.choice(LENGTHS))
+        b = max(1, self.batch // length)
+        clips = rng.integers(len(self.train), size=b)
+        whole = self.train.frames.shape[1]
+        frames = (rng.integers(whole, size=(b, 1)) + np.arange(length)) % whole
+        if rng.random() < SHARED:
+            draw = _Same(draw.step, draw.progress, rng, draw.generator, draw.device, length)
+        return self._loss(model, self.train, draw, clips, frames), {}, b * length  # type: ignore[arg-type]
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        if not len(self.held_out):
+            return {}
+        return self.measured(model, 12, self.held_out.frames.shape[1], together=True)  # type: ignore[arg-type]
+
+    def export(self, state: State, folder: Path) -> Path:
+        return self._export(state.ema, state.ema.denoising, state, folder, self.before)  # type: ignore[arg-type]
+
+
+class _Same(Draw):
+    """Draws whose noise is the same for all frames of a clip."""
+
+    def __init__(self, step: int, progress: float, rng: np.random.Generator, generator: torch.Generator,
+                 device: torch.device, frames: int) -> None:
+        super().__init__(step, progress, rng, generator, device)
+        self.frames = frames
+
+    def normal(self, *shape: int) -> Tensor:
+        return super().normal(shape[0] // self.frames, *shape[1:]).repeat_interleave(self.frames, 0)
+
+
+def load_into(net: Networks, folder: Path) -> None:
+    """Fill networks with exported weights; without motion modules, those of single frames."""
+    from engine.models.loading import load_diffusers
+    verify(folder)
+    net.reference.load_state_dict(load_diffusers(ReferenceUNet, folder / "reference_unet", "cpu").state_dict())
+    net.guider.load_state_dict(load_diffusers(PoseGuider, folder / "pose_guider", "cpu").state_dict())
+    motion = load_diffusers(UNetMotionModel, folder / "denoising_unet", "cpu").state_dict()
+    own = net.denoising.state_dict()
+    net.denoising.load_state_dict({name: value for name, value in motion.items() if name in own})

@@ -75,7 +75,7 @@ class Figures:
             setattr(self, name, self._parts[name][0] if parts else np.zeros((0, 0), np.float32))
 
     def pictures(self, clips: Any, frames: Any, of: str = "rgba") -> np.ndarray:
-        """Frames (b,) of clips (b,), or with "references" the standing pictures -> (b, h, w, 4) uint8 straight alpha."""
+        """Frames (b,) of clips (b,), or "references", the standing pictures -> (b, h, w, 4) uint8, straight alpha."""
         clips, frames = np.broadcast_arrays(np.atleast_1d(clips), np.atleast_1d(frames))
         where = [self._where[c] for c in clips]
         return np.stack([self._pictures[s][of][row, f] for (s, row), f in zip(where, frames, strict=True)])

@@ -95,8 +95,9 @@ def _page(card: dict[str, Any], curve: bool) -> str:
     return "\n".join(line for line in [
         f"# {card['part']}", "", card["about"], "",
         f"**Data.** {card['data']}", "",
-        f"**Training.** {card['steps']} steps in {card['minutes']} minutes; `python -m engine.training "
-        f"{card['part']}` makes it again." if card["steps"] else None,
+        f"**Training.** {card['steps']} steps in {card['minutes']} minutes; "
+        + ", then ".join(f"`python -m engine.training {name}`" for name in card.get("made_by", [card["part"]]))
+        + (" makes it again." if len(card.get("made_by", [])) < 2 else " make it again.") if card["steps"] else None,
         "\n![training curve](curve.png)" if curve else None, "",
         "**Measured on held-out data.**\n\n| figure | value |\n|---|---|\n" + metrics + "\n" if metrics else None,
         "**Stands on.**\n\n" + stands + "\n" if stands else None,
