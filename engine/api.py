@@ -7,20 +7,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import pipelines
 from engine.errors import BadInput, RunFailed
-from engine.recipes.recipe import Recipe, default_pipeline, load_recipe, make_recipe
-from engine.runs import files
-from engine.runs.events import JsonLines, Listener
-from engine.runs.manifest import build_manifest
-from engine.runs.report import Report, build_report
+from engine.made import Made, performed
+from engine.recipes.recipe import CLIPS, Recipe, default_pipeline, load_recipe, make_recipe
+from engine.runs.events import Listener
+from engine.runs.report import Report
 from engine.runs.run import Handle, Outcome, Run
 from engine.runs.store import Store
 
@@ -39,21 +36,12 @@ class AssetPlan:
 
     def execute(self) -> Asset:
         """Run what the store does not have. Cancelled, RunFailed or BadInput leave the store as far as it came."""
-        began = time.monotonic()
-        with self.run.store.log() as path:
-            with files.one_line_errors("the log", path.parent, "--store"):
-                log = JsonLines(path)
-            self.run.listeners.append(log)
-            with closing(log):
-                outcomes = self.run.perform(*self.goals)
-            self.run.listeners.remove(log)
-        manifest = build_manifest(self.run, outcomes, asset=self.recipe.title, pipeline=self.recipe.pipeline)
-        self.run.store.add_root(manifest.name, manifest.to_json())
-        return Asset(self.recipe, self.run, outcomes, self.mesh, time.monotonic() - began)
+        outcomes, seconds = performed(self.run, self.recipe, *self.goals)
+        return Asset(self.recipe, self.run, outcomes, self.mesh, seconds)
 
 
 @dataclass
-class Asset:
+class Asset(Made):
     """What was made: its mesh and its papers, in the store; ``save`` writes plain copies."""
 
     recipe: Recipe
@@ -64,46 +52,26 @@ class Asset:
     _papers: Report | None = field(default=None, repr=False)
 
     @property
-    def complete(self) -> bool:
-        """Whether all of the pipeline was executed; ``until`` stops before."""
-        return len(self.outcomes) == len(self.run.planned)
-
-    @property
     def mesh(self) -> TexturedMesh:
         """The textured mesh in field coordinates; its ``frame`` leads to metres."""
         if self._mesh.label not in self.run.outcomes:
             raise RunFailed(f"the run stopped at {self.run.until}, before there was a mesh", "Leave until out")
         return self.run.load(self._mesh)
 
-    def artifact(self, label: str) -> Any:
-        """Any stage's artifact: "text_to_image", "image_to_views", "fit_field", ..."""
-        return self.run.load(self.run.planned[label].handle)
-
-    @property
-    def report(self) -> Report:
-        """Measured quality, timings, seeds, weights and licences; the files are listed once it is saved."""
-        if self._papers is None:
-            self._papers = build_report(self.run, self.outcomes, asset=self.recipe.title,
-                                        pipeline=self.recipe.pipeline, files=[], seconds=self.seconds)
-        return self._papers
-
-    def save(self, folder: str | Path) -> Path:
-        """Write asset.glb, turntable, candidates, views, recipe and report into ``folder``; report.json comes last."""
-        from engine.export.folder import write_folder
-        target = Path(folder)
-        self._papers = write_folder(self, target)
-        return target
-
 
 def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
                listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
                ) -> AssetPlan:
-    """The whole plan of a recipe, checked: BadInput for anything that can be known before running.
+    """The whole plan of a recipe for a mesh, checked: BadInput for anything that can be known before running.
+
+    A clip's is ``engine.clip_api.plan_clip``.
 
     commercial_only : refuse models that may not be used commercially by everybody
     allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
     """
     from engine.models.sets import model_set
+    if recipe.pipeline in CLIPS:
+        raise BadInput(f"{recipe.pipeline} makes a clip, no mesh", "maquette clip makes it; maquette run its recipe")
     models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
     run = Run(Store(Store.place(store)), models, seed=recipe.seed, quality=recipe.quality,
               overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from engine.clip_cli import clip
 from engine.image_cli import image
+from engine.making_cli import make as make_folder
 from engine.models_cli import models as models_app
 from engine.runs.stopping import stoppable as _stoppable
 
-if TYPE_CHECKING:
-    from engine.api import Asset
-    from engine.recipes.recipe import Recipe
-
 app = typer.Typer(name="maquette", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="From a prompt or a picture to textured, validated 3-D assets that a game engine accepts.")
+                  help="From a prompt or a picture to textured, validated 3-D assets, and to clips, that a game engine "
+                       "accepts.")
 toybox = typer.Typer(no_args_is_help=True, help="The procedural world that the built-in models were trained on.")
 app.add_typer(toybox, name="toybox")
 train = typer.Typer(no_args_is_help=True, help="Teach the models something of your own.")
@@ -90,7 +89,10 @@ def make(out: Out,
                          roles=parse_roles(model or []),
                          quality=quality, height_m=height, elevation_deg=elevation, pick=pick,
                          stages=merge_settings({"text_to_image": drawn} if drawn else {}, settings or []))
-    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
+    make_folder(recipe, out, store, device, until, commercial_only, allow_pickle)
+
+
+app.command()(clip)
 
 
 @app.command()
@@ -109,7 +111,7 @@ def fit(folder: Annotated[Path, typer.Argument(help="Folder with transforms.json
     recipe = make_recipe(pipeline="views_to_mesh", folder=str(folder), up=up, bounds=bounds, height_m=height,
                          keep_coordinates=keep_coordinates, quality=quality, seed=seed,
                          stages=merge_settings({}, settings or []))
-    _make(recipe, out, store, device, until)
+    make_folder(recipe, out, store, device, until)
 
 
 @app.command()
@@ -130,7 +132,7 @@ def retexture(mesh: Annotated[Path, typer.Argument(help="GLB, OBJ, PLY or STL.",
     recipe = make_recipe(pipeline="retexture", mesh=str(mesh), prompt=prompt, negative=negative, unwrap=unwrap, up=up,
                          height_m=height, seed=seed, models=models, roles=parse_roles(model or []), quality=quality,
                          stages=merge_settings({}, settings or []))
-    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
+    make_folder(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
 @app.command()
@@ -153,7 +155,7 @@ def refine(source: Annotated[Path, typer.Argument(help="A mesh, or a folder that
     recipe = refine_recipe(source, prompt, image=image, negative=negative, elevation_deg=elevation, up=up,
                            height_m=height, seed=seed, models=models, roles=parse_roles(model or []), quality=quality,
                            stages=merge_settings({}, settings or []))
-    _make(recipe, out, store, device, until, commercial_only, allow_pickle)
+    make_folder(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
 @app.command()
@@ -164,7 +166,7 @@ def run(recipe: Annotated[Path, typer.Argument(help="A recipe.toml; every asset'
     """Make an asset again from its recipe."""
     from engine.recipes.recipe import load_recipe, merge_settings
     loaded = load_recipe(recipe)
-    _make(loaded.model_copy(update={"stages": merge_settings(loaded.stages, settings or [])}), out, store, device,
+    make_folder(loaded.model_copy(update={"stages": merge_settings(loaded.stages, settings or [])}), out, store, device,
           until, commercial_only, allow_pickle)
 
 
@@ -230,33 +232,6 @@ def train_lora(images: Annotated[Path, typer.Option(help="Folder with pictures o
     with _stoppable(training):
         card = training()
     typer.echo(f"{training.out}  use it: maquette make \"{card['prompt']}\" --lora {training.out} --out DIR")
-
-
-def _make(recipe: Recipe, out: Path, store: str | None, device: str, until: str | None, commercial_only: bool = False,
-          allow_pickle: bool = False) -> None:
-    """Plan, run under the terminal's bars, write the folder, show it."""
-    from engine.errors import BadInput
-    from engine.runs import files
-    if recipe.folder and out.resolve() == Path(recipe.folder).resolve():
-        raise BadInput(f"--out {out} is the folder of the pictures", "Choose another folder with --out")
-    from engine.api import plan_asset
-    from engine.runs.terminal import Terminal
-    plan = plan_asset(recipe, store=store, device=device, until=until, commercial_only=commercial_only,
-                      allow_pickle=allow_pickle)
-    files.ensure_writable(out, "the asset", "--out")  # known before hours of work, not after
-    with Terminal() as terminal, _stoppable(plan.run):
-        plan.run.listeners.append(terminal)
-        asset = plan.execute()
-    asset.save(out)
-    _show(asset, out)
-
-
-def _show(asset: Asset, out: Path) -> None:
-    from engine.show import show_report, show_stopped
-    if asset.complete:
-        show_report(asset.report, out)
-    else:
-        show_stopped(asset, out)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,9 +13,9 @@ from engine.doctor import Finding
 from engine.runs.report import Metric, Report
 
 if TYPE_CHECKING:
-    from engine.api import Asset
+    from engine.made import Made
 
-MANY = ("candidate", "view")
+MANY = ("candidate", "view", "frame")
 
 
 def show_report(report: Report, folder: Path, console: Console | None = None) -> None:
@@ -36,7 +36,7 @@ def show_report(report: Report, folder: Path, console: Console | None = None) ->
     out.print(Text(f"{report.asset}: {report.pipeline}, {report.quality}, seed {report.seed}", style="bold"))
 
 
-def show_stopped(asset: Asset, folder: Path, console: Console | None = None) -> None:
+def show_stopped(asset: Made, folder: Path, console: Console | None = None) -> None:
     """What a run that ``--until`` stopped has made so far."""
     out = console or Console()
     last = asset.outcomes[-1].node.label

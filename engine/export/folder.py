@@ -16,13 +16,17 @@ from engine.runs import files
 from engine.runs.report import FileRecord, Report, build_report
 
 if TYPE_CHECKING:
-    from engine.api import Asset
+    from engine.made import Made
 
 VIEWS = ("image_to_views", "load_views")
-FINISHED = ("export_mesh", "render_turntable")
+FINISHED = ("export_mesh", "render_turntable", "export_clip")
+DRAWING = ("text_to_image", "draw_character")
+ALONG = {"frame_character": ("picture.png", "character.png", "picture"),
+         "retarget_poses": ("poses.json", "poses.json", "poses")}
+"""Stage -> (a file of its artifact, its name in the folder, its role), of what is shown beside the finished files."""
 
 
-def write_folder(asset: Asset, folder: Path) -> Report:
+def write_folder(asset: Made, folder: Path) -> Report:
     """Write an executed asset into ``folder``. A run stopped by ``until`` leaves what it made, and no report.json."""
     if asset.recipe.folder and Path(asset.recipe.folder).resolve() == folder.resolve():
         raise BadInput(f"{folder} is the folder of the pictures", "Choose another folder with --out")
@@ -36,7 +40,8 @@ def write_folder(asset: Asset, folder: Path) -> Report:
         written["recipe.toml"] = "recipe"
         report = build_report(asset.run, asset.outcomes, asset=asset.recipe.title, pipeline=asset.recipe.pipeline,
                               files=[FileRecord(path=name, role=role, sha256=files.file_digest(folder / name))
-                                     for name, role in sorted(written.items())], seconds=asset.seconds)
+                                     for name, role in sorted(written.items())], seconds=asset.seconds,
+                              warnings=asset.warnings)
         for name in before - set(written) - {"report.html"}:
             (folder / name).unlink(missing_ok=True)  # of an earlier asset in this folder
         if asset.complete:
@@ -73,13 +78,13 @@ def changed_files(folder: Path, report: Report) -> list[str]:
     return told
 
 
-def _sources(asset: Asset) -> dict[str, tuple[Path, str]]:
+def _sources(asset: Made) -> dict[str, tuple[Path, str]]:
     """name in the folder -> (file in the store, role)."""
     found: dict[str, tuple[Path, str]] = {}
     for outcome in asset.outcomes:
         entry, stage = outcome.accepted.entry, outcome.node.spec.name
         inside = entry.folder / "files"
-        if stage == "text_to_image":
+        if stage in DRAWING:
             for picture in sorted(inside.glob("*/picture.png")):
                 found[f"candidates/{picture.parent.name}.png"] = (picture, "candidate")
         elif stage in VIEWS:
@@ -88,10 +93,15 @@ def _sources(asset: Asset) -> dict[str, tuple[Path, str]]:
         elif stage in FINISHED:
             roles: dict[str, str] = json.loads((inside / "files.json").read_text(encoding="utf-8"))["roles"]
             found |= {name: (inside / name, role) for name, role in roles.items()}
+        elif stage in ALONG:
+            name, shown, role = ALONG[stage]
+            found[shown] = (inside / name, role)
     last = asset.outcomes[-1]
     picture = last.accepted.entry.folder / "files" / "picture.png"
     if not asset.complete and picture.exists():  # --until shows what it stopped at
         found[f"{last.node.label}.png"] = (picture, "picture")
+    if not asset.complete and (picture.parent / "clip.json").exists():
+        found |= {f"{last.node.label}/{frame.name}": (frame, "frame") for frame in sorted(picture.parent.glob("*.png"))}
     return found
 
 
@@ -102,18 +112,23 @@ def _copy(sources: dict[str, tuple[Path, str]], folder: Path) -> dict[str, str]:
 
 
 def _portable(recipe: Recipe, folder: Path) -> tuple[Recipe, dict[str, str]]:
-    """The recipe with its picture or mesh beside it, so that the folder alone makes the asset again."""
-    if recipe.image and not recipe.mesh:
-        source = Path(recipe.image)
-        name = f"input{source.suffix.lower()}"
-        if source.resolve() != (folder / name).resolve():
-            files.copy_file(source, folder / name)
-        return recipe.model_copy(update={"image": name, "name": recipe.title}), {name: "input"}
+    """The recipe with the files that it names beside it, so that the folder alone makes the asset again."""
     if recipe.mesh:
         return _with_mesh(recipe, folder)
     if recipe.folder:  # many and large: these stay where they are
         return recipe.model_copy(update={"folder": str(Path(recipe.folder).resolve()), "name": recipe.title}), {}
-    return recipe.model_copy(update={"name": recipe.title}), {}
+    changes, written = {"name": recipe.title}, {}
+    for what, stem in (("image", "input"), ("poses", "input_poses"), ("driving_video", "input_video")):
+        if not getattr(recipe, what):
+            continue
+        source = Path(getattr(recipe, what))
+        changes[what] = f"{stem}{source.suffix.lower() if source.is_file() else ''}"
+        for path in sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]:
+            name = f"{changes[what]}/{path.name}" if source.is_dir() else changes[what]
+            if path.resolve() != (folder / name).resolve():
+                files.copy_file(path, folder / name)
+            written[name] = "input"
+    return recipe.model_copy(update=changes), written
 
 
 def _with_mesh(recipe: Recipe, folder: Path) -> tuple[Recipe, dict[str, str]]:

@@ -37,7 +37,8 @@ def _page_data(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
                   for i, path in enumerate(_pictures(folder, "candidates"))]
     views = [{"path": path, "caption": Path(path).stem, "chosen": False} for path in _pictures(folder, "views")]
     return {"report": report, "glb": embedded, "clip": _of_role(folder, report, "clip", ".mp4"),
-            "sheet": _of_role(folder, report, "sheet", ".png"), "candidates": candidates, "views": views}
+            "sheet": _of_role(folder, report, "sheet", ".png"), "candidates": candidates, "views": views,
+            "moving": str(report.get("pipeline", "")).endswith("_to_clip")}
 
 
 def _of_role(folder: Path, report: dict[str, Any], role: str, suffix: str) -> str | None:

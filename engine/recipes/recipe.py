@@ -1,4 +1,4 @@
-"""One asset as a TOML file (format 1): read strictly, written back, with the words of ``--set`` on top.
+"""One asset, mesh or clip, as a TOML file (format 1): read strictly, written back, with the words of ``--set`` on top.
 
     format = 1
     name = "red_mug"
@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -28,19 +30,23 @@ from engine.runs.words import nearest
 
 FORMAT = 1
 Pipeline = Literal["text_to_mesh", "image_to_mesh", "views_to_mesh", "dreamfusion", "magic3d", "zero123", "one2345",
-                   "dreamcraft3d", "retexture", "refine"]
+                   "dreamcraft3d", "retexture", "refine", "text_to_clip", "character_to_clip", "image_to_clip"]
 PIPELINES: tuple[str, ...] = get_args(Pipeline)
 NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "text_to_mesh": (("prompt",),), "image_to_mesh": (("image",),), "views_to_mesh": (("folder",),),
     "dreamfusion": (("prompt",),), "magic3d": (("prompt",),), "zero123": (("image",), ("prompt",)),
     "one2345": (("image",), ("prompt",)), "dreamcraft3d": (("prompt",),), "retexture": (("mesh",), ("prompt",)),
-    "refine": (("mesh",), ("prompt", "image"))}
-"""What each pipeline must be given. Of zero123 and one2345: an image, or a prompt that one is drawn from."""
-EITHER = ("zero123", "one2345")
-DRAWN = ("text_to_mesh", "zero123", "one2345", "dreamcraft3d")
+    "refine": (("mesh",), ("prompt", "image")), "text_to_clip": (("prompt",),),
+    "character_to_clip": (("image",), ("prompt",)), "image_to_clip": (("image",), ("prompt",))}
+"""What each pipeline must be given. Of those in EITHER: an image, or a prompt that one is drawn from."""
+EITHER = ("zero123", "one2345", "character_to_clip")
+CLIPS = ("text_to_clip", "character_to_clip", "image_to_clip")
+MOVED = ("motion", "poses", "driving_video")
+"""What tells a character how to move: one of them."""
+DRAWN = ("text_to_mesh", "zero123", "one2345", "dreamcraft3d", "character_to_clip")
 """Pipelines that draw a picture of the prompt where none is given."""
 PICTURED = ("image_to_mesh", "zero123", "one2345", "dreamcraft3d", "refine")
-WORDED = ("dreamfusion", "magic3d", "dreamcraft3d", "retexture", "refine")
+WORDED = ("dreamfusion", "magic3d", "dreamcraft3d", "retexture", "refine", "text_to_clip", "image_to_clip")
 """Pipelines in which words guide."""
 
 
@@ -70,6 +76,14 @@ class Recipe(BaseModel):
                                                   "s for the cube [-s, s]^3")
     keep_coordinates: bool = Field(False, description="keep the mesh in the scene's own coordinates")
     unwrap: bool = Field(False, description="make new UVs for the mesh")
+    motion: str = Field("", max_length=64, description="of a clip: walk, run, wave, ...")
+    poses: str = Field("", description="OpenPose JSON, BVH, an armature's JSON, ...; relative to the recipe's folder")
+    driving_video: str = Field("", description="a video whose figure is followed; relative to the recipe's folder")
+    person: int | None = Field(None, ge=0, le=999, description="which figure of the poses, counted from 0")
+    frames: int | None = Field(None, ge=1, le=10_000, description="1 to 10,000; of poses: at most so many")
+    fps: float | None = Field(None, gt=0, le=240, description="frames a second, more than 0, at most 240")
+    loop: bool | None = Field(None, description="the last frame is followed by the first; none: as the motion says")
+    formats: tuple[str, ...] | None = Field(None, description="of a clip's files beside its PNG frames; none: all")
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict, description="parameters by label")
     gates: dict[str, dict[str, Any]] = Field(default_factory=dict, description="gates by label")
 
@@ -77,6 +91,12 @@ class Recipe(BaseModel):
     @classmethod
     def _prompt_within_limits(cls, prompt: str) -> str:
         return check(prompt) if prompt else ""
+
+    @field_validator("formats")
+    @classmethod
+    def _known_formats(cls, formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        from engine.clips.formats import named
+        return None if formats is None else named(formats)
 
     @model_validator(mode="after")
     def _one_source(self) -> Recipe:
@@ -90,8 +110,11 @@ class Recipe(BaseModel):
             raise ValueError(f"{self.pipeline} needs {' or '.join(name for names in alternatives for name in names)}")
         meshes = ("retexture", "refine")
         only: dict[str, tuple[str, ...]] = {
-            "pick": DRAWN, "negative": (*DRAWN, *WORDED), "image": PICTURED, "folder": ("views_to_mesh",),
-            "mesh": meshes, "unwrap": ("retexture",), "elevation_deg": (*DRAWN, *PICTURED),
+            "pick": DRAWN, "negative": (*DRAWN, *WORDED), "image": (*PICTURED, *CLIPS[1:]),
+            "folder": ("views_to_mesh",), "mesh": meshes, "unwrap": ("retexture",),
+            "elevation_deg": tuple(name for name in (*DRAWN, *PICTURED) if name not in CLIPS),
+            "motion": CLIPS, "poses": CLIPS[1:2], "driving_video": CLIPS[1:2], "person": CLIPS[1:2], "frames": CLIPS,
+            "fps": CLIPS, "loop": CLIPS, "formats": CLIPS,
             "up": ("views_to_mesh", *meshes), "bounds": ("views_to_mesh",),
             "keep_coordinates": ("views_to_mesh", *meshes)}
         for name, pipelines in only.items():
@@ -100,6 +123,13 @@ class Recipe(BaseModel):
                 raise ValueError(f"{name} has no meaning in {self.pipeline}; it belongs to {_and(several)}")
         if self.image and self.pick is not None:
             raise ValueError("pick has no meaning beside an image: nothing is drawn")
+        if self.height_m is not None and self.pipeline in CLIPS:
+            raise ValueError(f"height_m has no meaning in {self.pipeline}; it belongs to meshes")
+        moved = [name for name in MOVED if getattr(self, name)]
+        if self.pipeline == "character_to_clip" and len(moved) != 1:
+            raise BadInput(f"character_to_clip needs one of motion, poses and driving_video; "
+                           f"{' and '.join(moved) or 'none'} is given",
+                           "give --motion walk (or another), --poses FILE or --driving-video FILE")
         return self
 
     @property
@@ -112,6 +142,11 @@ class Recipe(BaseModel):
 def default_pipeline(has_image: bool) -> str:
     """The pipeline of a request that names none."""
     return "image_to_mesh" if has_image else "text_to_mesh"
+
+
+def default_clip_pipeline(has_image: bool, moved: bool) -> str:
+    """The pipeline of a clip that names none: who is told how to move is a character."""
+    return "character_to_clip" if moved else "image_to_clip" if has_image else "text_to_clip"
 
 
 def make_recipe(**values: Any) -> Recipe:
@@ -136,7 +171,7 @@ def load_recipe(path: Path) -> Recipe:
         raise BadInput(f"{path} does not say its format", "Begin it with: format = 1")
     if values["format"] != FORMAT:
         raise BadInput(f"{path} has format {values['format']!r}, this Maquette reads {FORMAT}", "Upgrade Maquette")
-    for name in ("image", "folder", "mesh"):
+    for name in ("image", "folder", "mesh", "poses", "driving_video"):
         if isinstance(values.get(name), str) and values[name]:
             values[name] = str(path.parent / values[name])
     stages = values.get("stages")
@@ -151,9 +186,32 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML; what follows from the rest is left out."""
     import tomli_w
     values = recipe.model_dump(mode="json", exclude_none=True)
+    absent: tuple[Any, ...] = ("", {}, False)
     kept = {name: value for name, value in values.items()
-            if name in ("format", "pipeline", "seed", "models", "quality") or value not in ("", {}, False)}
+            if name in ("format", "pipeline", "seed", "models", "quality", "pick", "person", "loop")
+            or value not in absent}
     return "# maquette run recipe.toml --out DIR\n" + tomli_w.dumps(kept)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 of what was asked for: the same wherever the recipe and its files lie, another where a file's bytes are.
+
+    Files stand in it by their own digests, LoRAs and embeddings by their names.
+    """
+    from engine.clips.poses.sources import pose_source
+    from engine.runs.files import file_digest
+    values = {**recipe.model_dump(mode="json", exclude_none=True), "name": recipe.title}
+    for name in ("image", "mesh"):
+        if values[name]:
+            values[name] = file_digest(Path(values[name]))
+    for name in ("poses", "driving_video"):
+        if values[name]:
+            values[name] = pose_source(values[name])["digest"]
+    for told in values["stages"].values():
+        for name in ADAPTERS:
+            if name in told:
+                told[name] = [Path(one).name for one in (told[name] if isinstance(told[name], list) else [told[name]])]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def parse_setting(text: str) -> tuple[str, str, Any]:

@@ -68,7 +68,7 @@ def text_to_image(p: TextToImage, job: Job) -> Candidates:
     view = prompt.view_of(p.prompt)
     text = p.prompt if view.said or not p.view else f"{p.prompt}, {p.view}"
     view = prompt.view_of(text)
-    _warn(text, p.negative, model, on_top, job)
+    tell_unknown(text, p.negative, model, on_top, job)
     drawn = draw(model, p, job, on_top.spelled(text), on_top.spelled(p.negative)).clamp(0, 1)
     with torch.inference_mode():
         scores = _scores(scorer, drawn, text)
@@ -137,7 +137,7 @@ def _scores(scorer: Any, drawn: torch.Tensor, text: str) -> list[float]:
     return [round(float(c), 6) for c in cosine]
 
 
-def _warn(text: str, negative: str, model: Any, on_top: OnTop, job: Job) -> None:
+def tell_unknown(text: str, negative: str, model: Any, on_top: OnTop, job: Job) -> None:
     """Say what of the prompts the model cannot know or see, how it was loaded, and what drew beside it."""
     from engine.toybox.seen import caption_words
     for note in model.notes:
