@@ -159,7 +159,7 @@ def worded_rows(objects: int = 50, pipelines: Sequence[str] = WORDED, quality: s
     cameras = Cameras.orbit(np.arange(8) * 45.0, 20.0, 2.6, 40.0, 128)
     rows = []
     for name in pipelines:
-        right = []
+        right: list[tuple[bool, ...]] = []
         for i in range(objects):
             spec = sample_spec("held_out", FIRST + 500 + i)
             with tempfile.TemporaryDirectory() as folder:
@@ -210,19 +210,20 @@ def faced_rows(each: int = 2, quality: str = "standard", keep: Path | None = Non
                                            seed=100 + i, store=Path(folder)).mesh)
                     said = look(net, [unlit(mesh, cameras[[k]]) for k in range(len(cameras))])
                     back = (said.sides().argmax(1) == SIDES.index("back")).astype(float)
-                    result = {"back": float(back.mean()), "front": float((said.sides().argmax(1) == 0).mean())}
+                    front = (said.sides().argmax(1) == SIDES.index("front")).astype(float)
+                    result: dict[str, Any] = {"back": float(back.mean()), "front": float(front.mean())}
                 except MaquetteError as error:
                     result = {"back": 0.0, "front": 0.0, "error": str(error)}
             kept.add(of, result)
     by_kind = {kind: [kept.done["faced", quality, kind, i] for i in range(each)] for kind in FRONT_KINDS}
-    back = {kind: float(np.mean([r["back"] for r in found])) for kind, found in by_kind.items()}
-    front = float(np.mean([r["front"] for found in by_kind.values() for r in found]))
-    return [row("text to mesh, kinds with a clear front: views from behind judged back", np.mean(list(back.values())),
-                "", 0.9, 1.0, f"{each} assets a kind, 3 views each; judged front {front:.2f}; "
-                + ", ".join(f"{kind} {share:.2f}" for kind, share in back.items()))]
+    backs = {kind: float(np.mean([r["back"] for r in found])) for kind, found in by_kind.items()}
+    fronts = float(np.mean([r["front"] for found in by_kind.values() for r in found]))
+    return [row("text to mesh, kinds with a clear front: views from behind judged back", np.mean(list(backs.values())),
+                "", 0.9, 1.0, f"{each} assets a kind, 3 views each; judged front {fronts:.2f}; "
+                + ", ".join(f"{kind} {share:.2f}" for kind, share in backs.items()))]
 
 
-def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
+def refined_rows(objects: int = 10, quality: str = "standard", keep: Path | None = None) -> list[Row]:
     """Magic3D's refinement of a coarse field that was fitted to true views: held-out views' PSNR before and after."""
     from engine.artifacts import Views
     from engine.distillation_pipelines import BESIDE_VIEWS, STEPS, SURFACE
@@ -238,8 +239,10 @@ def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
     from engine.stages.texture_mesh import texture_mesh
     from engine.toybox.scene import build, sample_spec
     from engine.toybox.truth import true_views
-    gains, before, after = [], [], []
+    kept = Kept(keep)
     for i in range(objects):
+        if ("refined", quality, i) in kept.done:
+            continue
         spec = sample_spec("held_out", FIRST + 900 + i)
         k = np.arange(32)
         cameras = Cameras.orbit(k * 137.508 % 360, -10 + 70 * (k + .5) / 32, 2.85, 49.1, 128)
@@ -254,9 +257,9 @@ def refined_rows(objects: int = 10, quality: str = "standard") -> list[Row]:
                        **{**SURFACE, **BESIDE_VIEWS, "janus": False}, **STEPS["refine_mesh"][quality])
             first = likeness(run.execute(coarse), views, held)[0]
             second = likeness(run.execute(fine), views, held)[0]
-        before.append(first)
-        after.append(second)
-        gains.append(second - first)
+        kept.add(("refined", quality, i), {"kind": spec.kind, "before": first, "after": second})
+    before, after = ([kept.done["refined", quality, i][name] for i in range(objects)] for name in ("before", "after"))
+    gains = [b - a for a, b in zip(before, after, strict=True)]
     mean, low, high = interval(gains)
     note = (f"{objects} objects, {quality}; mean {mean:+.2f} dB, 95 % of {low:+.2f} to {high:+.2f}; "
             f"{np.mean(before):.2f} -> {np.mean(after):.2f} dB; each {[round(g, 2) for g in gains]}")
@@ -270,7 +273,12 @@ def rows(objects: int = 10) -> list[Row]:
             + paired_rows(objects))
 
 
-GROUPS = {"paired": paired_rows, "worded": worded_rows, "refined": refined_rows, "faced": faced_rows}
+GROUPS = ("paired", "worded", "refined", "faced")
+
+
+def _chosen(asked: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The pipelines that were asked for, of those a group knows; all without a wish."""
+    return tuple(p for p in known if not asked or p in asked)
 
 
 def main() -> None:
@@ -279,26 +287,21 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=50)
     parser.add_argument("--quality", default="standard")
     parser.add_argument("--pipelines", nargs="*", help="pipelines of paired and worded; none: all")
-    parser.add_argument("--keep", type=Path, help="of paired and faced: results to go on from, object by object")
+    parser.add_argument("--keep", type=Path, help="results to go on from, object by object (not of worded)")
     parser.add_argument("--json", type=Path, help="also write the rows")
     options = parser.parse_args()
     if wrong := [name for name in options.groups if name not in GROUPS]:
         parser.error(f"unknown group {wrong[0]}: one of {', '.join(GROUPS)}")
     found: list[Row] = []
     for name in options.groups or GROUPS:
-        kept: dict[str, Any] = {"quality": options.quality}
         if name == "faced":
             found += faced_rows(max(1, options.objects // 10), options.quality, options.keep)
-            continue
-        if name == "refined":
-            found += refined_rows(min(10, options.objects), **kept)
-            continue
-        known = PIPELINES if name == "paired" else WORDED
-        if options.pipelines:
-            kept["pipelines"] = [p for p in options.pipelines if p in known]
-        if name == "paired":
-            kept["keep"] = options.keep
-        found += GROUPS[name](options.objects, **kept)
+        elif name == "refined":
+            found += refined_rows(min(10, options.objects), options.quality, options.keep)
+        elif name == "paired":
+            found += paired_rows(options.objects, _chosen(options.pipelines, PIPELINES), options.quality, options.keep)
+        else:
+            found += worded_rows(options.objects, _chosen(options.pipelines, WORDED), options.quality)
     for line in found:
         print(json.dumps(line))
     if options.json:
