@@ -214,19 +214,19 @@ def denoised(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, ste
         clean = model.vae.encode(pictures.vae_input(reference[None]).to(device, model.vae.dtype)).latent_dist.mean
         net.look((clean * model.vae.config.scaling_factor).to(dtype), token)
         features = _Features(model, poses)
-        latents = _noise(noise, n, model.noise_shared) if state is None else _resumed(state, n)
+        wide = torch.promote_types(dtype, torch.float32)  # steps are too small for half precision
+        latents = _noise(noise, n, model.noise_shared).to(wide) if state is None else _resumed(state, n)
         if latents.shape[1:] != clean.shape[1:]:
             raise BadInput(f"noise of {_shape(latents.shape[1:])} for latents of {_shape(clean.shape[1:])}",
                            "give noise of the latents' shape, one frame at a time")
         latents = plan.begin(latents) if state is None else latents
         for i in range(0 if state is None else int(state["step"]), len(plan)):
             parts = windows(n, window, overlap, loop, i)
-            total, count = torch.zeros_like(latents), torch.zeros(n, 1, 1, 1)
+            total, count = torch.zeros_like(latents), torch.zeros(n, 1, 1, 1, dtype=wide)
             for k, part in enumerate(parts):
                 x = plan.scaled(latents[part].to(device), i).to(dtype)
                 told = _guided(net, x, plan.timesteps[i].to(device), token, features(part), guidance)
-                # A turned window may hold no frame twice: each frame's predictions are simply added.
-                total[part] += told.float().cpu()
+                total[part] += told.to("cpu", wide)  # no window holds a frame twice
                 count[part] += 1
                 progress((i + (k + 1) / len(parts)) / len(plan))
             latents = plan.step(total / count, latents, i)
@@ -249,9 +249,9 @@ def decoded(model: ReferenceAnimation, latents: Tensor) -> Iterator[Tensor]:
 def _noise(draw: Callable[[int], Tensor], frames: int, shared: float) -> Tensor:
     """Unit noise (n, c, h, w), ``shared`` of its variance the same in all frames."""
     if not shared:
-        return torch.stack([draw(i).float() for i in range(frames)])
-    same = draw(0).float()
-    own = torch.stack([draw(i + 1).float() for i in range(frames)]) if shared < 1 else torch.zeros_like(same)
+        return torch.stack([draw(i) for i in range(frames)])
+    same = draw(0)
+    own = torch.stack([draw(i + 1) for i in range(frames)]) if shared < 1 else torch.zeros_like(same)
     return (shared ** 0.5 * same + (1 - shared) ** 0.5 * own).expand(frames, *same.shape).clone()
 
 
@@ -287,7 +287,7 @@ def _token(model: ReferenceAnimation, reference: Tensor) -> Tensor:
     """CLIP's projected, not normalised embedding of the picture (1, 1, d)."""
     encoder = model.image_encoder
     kind = next(itertools.chain(encoder.parameters(), encoder.buffers()))
-    seen = pictures.clip_input(reference[None].float(), model.image_size).to(kind.device, kind.dtype)
+    seen = pictures.clip_input(reference[None].to(kind.device), model.image_size).to(kind.dtype)
     return encoder(pixel_values=seen).image_embeds[:, None].to(model.device, model.dtype)
 
 

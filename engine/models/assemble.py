@@ -10,7 +10,7 @@ import torch
 
 from engine.diffusion.novel_view import CAMERAS
 from engine.errors import BadInput
-from engine.models import loading
+from engine.models import loading, motion
 from engine.models.cards import Card
 from engine.models.families import build
 from engine.models.families.base import Defaults
@@ -50,6 +50,8 @@ def builtin(models: ModelSet, role: str, cards: dict[str, Card], device: str, ke
             unet, vae(), clip().text_model, tokenizer(), scheduler, loading.size_of(unet, vae()), _words(cards[role]),
             family="builtin", name="the built-in model", defaults=Defaults(
                 int(told.get("sampling_steps", 20)), float(told.get("guidance", 3.0)), "ddim"))
+    if role in motion.ROLES:
+        return motion.builtin(folder, role, cards, keep, device)
     if role == "image_text":
         return loading.ImageText(clip(), tokenizer(), read_known(folder, cards["clip"].sha256))
     if role == "novel_view":
@@ -60,6 +62,12 @@ def builtin(models: ModelSet, role: str, cards: dict[str, Card], device: str, ke
                                  loading.size_of(unet, vae()))
     if role == "matting":
         return keep(role, lambda: loading.load_matting(folder / role, device))
+    if role == "reference_animation":
+        from engine.models import reference_animation
+        return reference_animation.builtin(folder, cards[role], clip, vae, keep, device)
+    if role == "pose_estimation":
+        from engine.models.pose_estimation import load_builtin
+        return keep(role, lambda: load_builtin(folder / role, device))
     if role == "view_judge":
         return keep(role, lambda: loading.load_view_judge(folder / role, device))
     if role.startswith("control."):
@@ -104,6 +112,14 @@ def public(here: Located, role: str, device: str, dtype: torch.dtype, keep: Call
     if role.startswith("control."):
         return loading.Control(part("controlnet").to(memory_format=torch.channels_last), role.removeprefix("control."),
                                family, model.id)
+    if role in motion.ROLES:
+        return motion.public(here, role, source, dtype, keep, allow_pickle)
+    if role == "reference_animation":
+        from engine.models import reference_animation
+        return reference_animation.public(here, keep, dtype, allow_pickle)
+    if role == "pose_estimation":
+        from engine.models.pose_estimation import load_public
+        return load_public(here, own)
     if role in ("image_prompt", "face_prompt"):
         return _image_prompt(here, own, dtype, allow_pickle)
     if role == "image_text":

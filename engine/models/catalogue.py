@@ -26,14 +26,16 @@ ROLES: dict[str, str] = {
     "control.parts": "follows the built-in map of parts", "control.segments": "follows ADE20K's map of kinds",
     "image_prompt": "follows a picture as words", "face_prompt": "follows a face",
     "face_embedding": "describes a face in numbers", "lora": "changes how a model draws",
-    "motion": "moves what text to image draws", "motion_lora": "moves the camera",
+    "motion": "moves what text to image draws", "motion_lora": "moves otherwise, or the camera",
+    "domain_adapter": "takes the base to what a motion was learned on", "sparse_control": "follows a few frames",
     "reference_animation": "moves a character as poses tell", "depth": "tells the depth of a picture",
-    "normals": "tells the surface directions of a picture", "pose": "finds a person's joints",
+    "normals": "tells the surface directions of a picture", "pose_estimation": "finds a figure's joints",
     "detection": "finds where persons are", "vae": "part of another model", "image_encoder": "part of another model",
     "text_encoder": "part of another model",
 }
 """Every role: what a model is used for."""
-TOGETHER = ("control.", "image_prompt", "face_prompt", "lora", "motion", "motion_lora")
+TOGETHER = ("control.", "image_prompt", "face_prompt", "lora", "motion", "motion_lora", "domain_adapter",
+            "sparse_control")
 """Roles whose model changes the text-to-image model, so that both must be of one family."""
 KIN = {"sd15_inpaint": "sd15", "sd15_lcm": "sd15", "sd21_base": "sd21", "sd21_inpaint": "sd21",
        "sdxl_inpaint": "sdxl", "sdxl_lcm": "sdxl"}

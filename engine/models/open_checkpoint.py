@@ -132,19 +132,24 @@ class Part:
     def load(self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, allow_pickle: bool = False
              ) -> Any:
         """The network, filled."""
-        tensors = self.state_dict(allow_pickle=allow_pickle)
-        for name, tensor in tensors.items():
-            kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            tensor = tensor.to(device=device, dtype=kind)
-            # A transposed view multiplies in another order than the same numbers in theirs: results would depend on
-            # the file's layout. One number shown many times stays so: it holds no memory.
-            tensors[name] = tensor if 0 in tensor.stride() else tensor.contiguous()
-        model = self.blueprint.build()
-        model.load_state_dict(tensors, strict=True, assign=True)
-        _compute_buffers(model, device)
-        if self.blueprint.copies:
-            model.tie_weights()
-        return model.eval().requires_grad_(False)
+        return filled(self.blueprint, self.state_dict(allow_pickle=allow_pickle), device, dtype)
+
+
+def filled(blueprint: Blueprint, tensors: dict[str, Tensor], device: str | torch.device = "cpu",
+           dtype: torch.dtype | None = None) -> Any:
+    """A network of every one of its tensors, in eval mode, no gradients. dtype : None keeps the tensors' own"""
+    for name, tensor in tensors.items():
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        tensor = tensor.to(device=device, dtype=kind)
+        # A transposed view multiplies in another order than the same numbers in theirs: results would depend on the
+        # file's layout. One number shown many times stays so: it holds no memory.
+        tensors[name] = tensor if 0 in tensor.stride() else tensor.contiguous()
+    model = blueprint.build()
+    model.load_state_dict(tensors, strict=True, assign=True)
+    _compute_buffers(model, device)
+    if blueprint.copies:
+        model.tie_weights()
+    return model.eval().requires_grad_(False)
 
 
 def load_scheduler(source: Path | None, family: str, name: str = "scheduler") -> Any:

@@ -105,7 +105,7 @@ class _Trainer:
     def _loss(self, net: Networks, source: Figures, draw: Draw, clips: np.ndarray, frames: np.ndarray) -> Tensor:
         """Loss of frames (b, f) of clips (b,), each clip with one reference."""
         rng, (b, f) = draw.rng, frames.shape
-        which = (rng.random(b) >= FRONT).astype(int)
+        which = np.asarray(rng.random(b) >= FRONT).astype(int)
         told: np.ndarray = np.sort(rng.random(b) >= DROPOUT)[::-1]  # those that see their reference come first
         count = int(told.sum())
         latents, token = self._seen(source, clips, which, draw.device)
