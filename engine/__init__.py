@@ -6,6 +6,9 @@
     asset.report        # measured quality, seeds, weights, licences
     asset.save("mug")   # asset.glb, turntable, report, recipe
 
+    made = engine.clip("a knight in red armour", motion="walk")
+    made.save("knight") # frames with alpha, videos, sprite sheet, report, recipe
+
 Importing this package loads neither torch nor warp; they are loaded when something runs.
 """
 
@@ -20,14 +23,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from engine.api import Asset, fit, make, refine, retexture
+    from engine.clip_api import MadeClip, clip
     from engine.runs.run import Handle, Run
     from engine.runs.store import Store
 
 __version__ = "0.1.0"
-__all__ = ["Asset", "Handle", "Run", "Store", "__version__", "fit", "make", "refine", "retexture"]
+__all__ = ["Asset", "Handle", "MadeClip", "Run", "Store", "__version__", "clip", "fit", "make", "refine", "retexture"]
 
 _HOMES = {"Asset": "engine.api", "fit": "engine.api", "make": "engine.api",
-          "refine": "engine.api", "retexture": "engine.api", "Handle": "engine.runs.run",
+          "refine": "engine.api", "retexture": "engine.api", "MadeClip": "engine.clip_api", "clip": "engine.clip_api",
+          "Handle": "engine.runs.run",
           "Run": "engine.runs.run", "Store": "engine.runs.store"}
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from engine.artifacts import Picture, over_white, save_png
-from engine.clip_artifacts import JOINTS, Clip, FrameFiles, Poses
+from engine.clip_artifacts import Clip, FrameFiles, Poses
 from engine.clips.measure import keypoint_error
 from engine.diffusion import framing, pictures
 from engine.errors import BadInput
@@ -37,28 +37,26 @@ class AnimateCharacter(Params):
                                                               "the model's own.")
     overlap: int | None = Field(None, ge=0, le=63, description="Frames that neighbouring windows share; none: the "
                                                                "model's own.")
-    retarget: bool = Field(True, description="Give the poses the figure's own limbs and place; off: the poses are "
-                                             "already this figure's.")
-    azimuth_deg: float | None = Field(None, ge=-180, le=180, description="From where the picture was taken, degrees; "
-                                                                         "none: as the picture knows, else 0.")
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {"draft": {"pace": 0.5}, "high": {"pace": 2.0}}
 
 
 @stage(version=1, roles=("reference_animation", "pose_estimation"))
 def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: Job) -> Clip:
-    """Draw the figure of ``picture`` (as ``frame_character`` frames it) in every pose. Opaque frames, over white.
+    """Draw the figure of ``picture`` (as ``frame_character`` frames it) in every pose (as ``retarget_poses`` puts them
+    on it). Opaque frames, over white.
 
     Frames are decoded and written one by one; latents are kept at each minute, so that a stopped run goes on from its
     last denoising step. Metric ``keypoint_error``: how far the drawn figure's joints, as the set's pose estimator finds
-    them, are from the poses. Raises BadInput: more than 10,000 frames, poses that fit no figure, sizes of no latents.
+    them, are from the poses. Raises BadInput: more than 10,000 frames, sizes that make no latents.
     """
     from engine.clips.poses.drawing import draw
+    from engine.clips.poses.framing import fit
     from engine.diffusion.reference_animation import decoded, denoised, windows
     model = job.model("reference_animation")
     if len(poses) > MOST_FRAMES:
         raise BadInput(f"the clip has {len(poses):,} frames; {MOST_FRAMES:,} is the most", "make it in several parts")
     size = p.size or model.size
-    moved = fitted(picture, poses, p, size)
+    moved = fit(poses, (size, size))
     for said in moved.meta.get("warnings", [])[len(poses.meta.get("warnings", [])):]:
         job.warn(said)  # what reading the poses had to say was said there
     figure = pictures.tensor_of(_shown(picture, size)[None])[0]
@@ -88,22 +86,6 @@ def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: 
     keep_until_gone(frames, folder)
     return Clip(cast(np.ndarray, frames), poses.fps, poses.loop, {
         "method": "reference animation", "motion": poses.meta.get("source", ""), "windows": len(parts)})
-
-
-def fitted(picture: Picture, poses: Poses, p: AnimateCharacter, size: int) -> Poses:
-    """The poses as the picture's figure takes them, in frames of ``size`` pixels a side."""
-    from engine.clips.poses.framing import fit
-    from engine.clips.poses.retarget import retarget
-    square = fit(poses, (size, size))
-    if not p.retarget:
-        return square
-    found = picture.meta.get("joints")
-    if not found:
-        raise BadInput("the picture comes without its figure's joints, so no motion can be fitted to it",
-                       "run frame_character on it first, or set animate_character.retarget=false")
-    joints = np.array([(np.nan, np.nan) if xy is None else xy for xy in found], float).reshape(JOINTS, 2) * size
-    azimuth = p.azimuth_deg if p.azimuth_deg is not None else picture.azimuth_deg or 0.0
-    return retarget(square, joints, (size, size), azimuth_deg=azimuth)
 
 
 def _shown(picture: Picture, size: int) -> np.ndarray:

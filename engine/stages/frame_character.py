@@ -1,4 +1,4 @@
-"""A picture of a figure, cut out -> the same figure as reference animation expects it, with its joints."""
+"""A picture of a figure, cut out -> the same figure as reference animation expects it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class FrameCharacter(Params):
     Gate("figure_confidence", minimum=SURE, explain="the picture shows no figure: give one whole standing figure"),
     Gate("figures", maximum=1, explain="the picture shows several figures: crop it to one")))
 def frame_character(picture: Picture, p: FrameCharacter, job: Job) -> Picture:
-    """Frame a cut-out figure: RGBA, square, the figure ``fill`` of its height, upright in the middle. Its joints go
-    along as meta["joints"]: 18 of [column, row] in shares of the picture, None where they were not found.
+    """Frame a cut-out figure: RGBA, square, the figure ``fill`` of its height, its hips in the middle.
 
     The gates refuse what shows no figure, or several. Raises BadInput where the picture has no alpha or shows nothing.
     """
@@ -47,12 +46,10 @@ def frame_character(picture: Picture, p: FrameCharacter, job: Job) -> Picture:
     square = _square(box, joints[list(HIPS)], p.fill)
     side = min(max(round(square.side), 128), p.max_size)
     framed = framing.crop_square(picture.image, square, side)
-    shares = (joints - (square.left, square.top)) / square.side
     height = (box[3] - box[1]) / square.side
     job.metric("figure_height", height, "of the picture's")
     job.progress(1.0, over_white(framed))
-    meta = {**picture.meta, "joints": [[round(float(v), 6) for v in xy] if np.isfinite(xy).all() else None
-                                       for xy in shares], "figure_height": height}
+    meta = {**picture.meta, "figure_height": height}
     return Picture(framed, picture.caption, picture.azimuth_deg, picture.elevation_deg, meta)
 
 
