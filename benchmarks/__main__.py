@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = ("command", "toybox", "fields", "true_views", "models", "views", "guidance", "controls", "images",
-          "image_to_mesh", "distillation")
+          "clips", "image_to_mesh", "distillation")
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -55,6 +55,9 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
     if name == "controls":
         from benchmarks import bench_controls
         return bench_controls.rows
+    if name == "clips":
+        from benchmarks import bench_clips
+        return bench_clips.rows
     if name == "images":
         from benchmarks import bench_images
         return bench_images.rows
