@@ -38,7 +38,8 @@ PROMISED = {
                "guoyww/animatediff/v2", "guoyww/animatediff/v3", "wangfuyun/AnimateLCM"],
     "motion_lora": ["guoyww/animatediff-motion-lora-zoom-out"], "reference_animation": ["patrolli/AnimateAnyone"],
     "matting": ["ZhengPeng7/BiRefNet"], "depth": ["depth-anything/Depth-Anything-V2-Small-hf"],
-    "normals": ["prs-eth/marigold-normals-lcm-v0-1"], "pose": ["yzd-v/DWPose", "usyd-community/vitpose-base-simple"],
+    "normals": ["prs-eth/marigold-normals-lcm-v0-1"],
+    "pose_estimation": ["yzd-v/DWPose", "usyd-community/vitpose-base-simple"],
     "image_text": ["openai/clip-vit-large-patch14", "google/siglip-base-patch16-224"],
 }
 

@@ -51,6 +51,7 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
     from transformers import CLIPConfig, CLIPModel
 
+    from engine.clips.poses.network import PoseNet, save_pose_net
     from engine.diffusion.novel_view import CCProjection
     from engine.diffusion.view_judge import ViewJudgeNet
     from engine.diffusion.view_judge import save_view_judge as export_view_judge
@@ -94,6 +95,8 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
 
     export_view_judge(ViewJudgeNet((8, 8, 8, 8), 16), folder / "view_judge")
     write_card(folder / "view_judge", trained_on={})
+    save_pose_net(PoseNet((8, 8, 8, 8)), folder / "pose_estimation")
+    write_card(folder / "pose_estimation", trained_on={})
     _controls(folder, digests["clip"])
     return ModelSet("builtin", folder)
 

@@ -29,6 +29,9 @@ FAMILIES = ("vitpose", "dwpose")
 PERSON_SCORE = 0.5
 """Detections that are surer than this are persons."""
 
+SMALL = 0.5
+"""A figure of less than this share of the picture is cut out of it: the network learned from larger ones."""
+
 
 @dataclass(frozen=True)
 class BuiltinPoses:
@@ -38,14 +41,14 @@ class BuiltinPoses:
     name: str = "the built-in pose estimator"
 
     def __call__(self, pictures: Sequence[np.ndarray], person: int | None = None) -> Estimated:
-        """One figure a picture. On a plain background several figures are counted, and ``person`` chooses one from the
-        left; before others the network looks at the picture as a whole."""
+        """One figure a picture. On a plain background figures are counted, ``person`` chooses one from the left, and a
+        small one is looked at by itself; before other backgrounds the network begins with the whole picture."""
         device = str(next(self.net.parameters()).device)
         seen, corners, counts = [], [], []
         for picture in pictures:
             boxes = people.apart(picture)
             counts.append(len(boxes))
-            if len(boxes) > 1:
+            if len(boxes) > 1 or (boxes and boxes[0].side < SMALL * max(picture.shape[:2])):
                 largest = max(range(len(boxes)), key=lambda i: boxes[i].area)
                 chosen = largest if person is None else min(person, len(boxes) - 1)
                 part, left, top = people.alone(picture, boxes, chosen)

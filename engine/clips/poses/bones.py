@@ -94,7 +94,7 @@ def mapped(bones: Sequence[str], chosen: Mapping[str, str] | None = None, where:
             del found[f"{side}_hip"]
     lacking = [joint for joint in NEEDED if joint not in found]
     if lacking:
-        shown = ", ".join(bones[:12]) + (", ..." if len(bones) > 12 else "")
+        shown = ", ".join(bones[:12]) + (f" and {len(bones) - 12} more" if len(bones) > 12 else "")
         raise BadInput(f"{where} has no bones known as {', '.join(lacking)}; it has {shown}", remedy)
     return found
 

@@ -149,7 +149,7 @@ def _heading(lines: Iterator[Line], name: str) -> tuple[int, float]:
         number, line = next(lines, (0, ""))
         if not line.lower().startswith(key.lower()):
             raise BadInput(f"{name} has no {key!r} after MOTION" + (f" (line {number})" if number else ""), AGAIN)
-        told[key] = float(_numbers(line[len(key):], 1, name, number, key)[0])
+        told[key] = float(_numbers(line[len(key):].strip(), 1, name, number, key)[0])
     frames, frame_s = told["Frames:"], told["Frame Time:"]
     if frames < 1 or frames != int(frames):
         raise BadInput(f"{name} announces {frames:g} frames", "a motion has one frame or more")

@@ -32,6 +32,8 @@ def fit(poses: Poses, size: tuple[int, int], other_shape: str = "letterbox") -> 
     meta = dict(poses.meta)
     if "bones" in meta:
         meta["bones"] = {name: length * scale for name, length in meta["bones"].items()}
+    if "stands" in meta:
+        meta["stands"] = (np.asarray(meta["stands"]) * scale + offset).tolist()
     if abs(width / height / (wide / tall) - 1) > SAME_SHAPE:
         what = f"the poses are of pictures of {width} x {height} pixels, the clip of {wide} x {tall}"
         if other_shape == "refuse":

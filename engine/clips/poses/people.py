@@ -24,6 +24,11 @@ class Box:
     bottom: int
     area: int
 
+    @property
+    def side(self) -> int:
+        """Its longer side."""
+        return max(self.right - self.left, self.bottom - self.top)
+
 
 def apart(picture: np.ndarray) -> list[Box]:
     """The things of about one size on a plain background, from left to right; [] where the background is not plain.
@@ -59,6 +64,6 @@ def alone(picture: np.ndarray, boxes: list[Box], chosen: int, margin: float = 0.
             out[other.top:other.bottom, other.left:other.right] = colour
     # Boxes may overlap: what is the chosen one's stays.
     out[box.top:box.bottom, box.left:box.right] = picture[box.top:box.bottom, box.left:box.right]
-    around = round(margin * max(box.right - box.left, box.bottom - box.top))
+    around = round(margin * box.side)
     left, top = max(0, box.left - around), max(0, box.top - around)
     return out[top:box.bottom + around, left:box.right + around], left, top

@@ -1,14 +1,14 @@
 """One figure's motion on another's limbs.
 
 From the neck outwards every bone keeps its direction in the picture and its foreshortening (its length over its full
-length), and takes its full length from the other figure. The way over the ground and the height above it are scaled by
-the figures' statures; the lowest foot stands where the other figure's stands. All of it is linear, frame by frame, so
-it is exact and quick for any number of frames.
+length), and takes its full length from the other figure; the nose alone stands out by the head's width. The way over
+the ground and the height above it are scaled by the figures' statures; where the one stands, the other does. All of it
+is linear, frame by frame, so it is exact and quick for any number of frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,15 +41,18 @@ def retarget(poses: Poses, to: np.ndarray, size: tuple[int, int] | None = None, 
     out = np.full_like(source, np.nan)
     out[:, AT["neck"]] = 0
     for name, (parent, child) in BONES.items():
-        factor = theirs[name] / own[name] if theirs.get(name) and own.get(name) else scale
+        factor = np.full(2, theirs[name] / own[name] if theirs.get(name) and own.get(name) else scale)
+        if name == "nose":
+            factor[0] = _face_width(theirs, own) or factor[0]
         limb = out[:, parent] + factor * (source[:, child] - source[:, parent])
         # Where the parent is not known, the child keeps its place about the neck.
         about = scale * (source[:, child] - source[:, AT["neck"]])
         out[:, child] = np.where(np.isfinite(limb).all(-1, keepdims=True), limb, about)
     known = np.isfinite(source).all(-1, keepdims=True)
-    out = np.where(known, out, np.nan) + _shift(source, out, figure, scale, travel)[:, None]
+    out = np.where(known, out, np.nan) + _shift(source, out, figure, scale, travel, poses.meta.get("stands"))[:, None]
     joints = np.where(known, out, np.nan)[:, :JOINTS].astype(np.float32)
     meta = {**poses.meta, "bones": {name: theirs.get(name, scale * length) for name, length in own.items()},
+            "stands": [float(figure[PELVIS, 0]), float(np.nanmax(figure[list(ANKLES), 1]))],
             "retargeted": {"scale": round(scale, 5), "azimuth_deg": azimuth_deg, "travel": travel}}
     made = Poses(joints, size or poses.size, poses.fps, poses.loop, meta)
     share = outside(made)
@@ -81,22 +84,28 @@ def _stature(theirs: Mapping[str, float], own: Mapping[str, float]) -> float:
     return sum(theirs[name] for name in both) / sum(own[name] for name in both)
 
 
-def _shift(source: np.ndarray, out: np.ndarray, figure: np.ndarray, scale: float, travel: bool) -> np.ndarray:
-    """(n, 2): where the neck goes. Sideways the pelvis keeps its way about the middle of it; upward the lowest ankle
-    keeps its height over the ground, which is the lowest place of any ankle."""
+def _face_width(theirs: Mapping[str, float], own: Mapping[str, float]) -> float | None:
+    """How much wider the figure's head is. What its nose stands out, seen where it turns aside, grows with that; the
+    nose's height over the neck does not."""
+    names = [name for name in ("r_eye", "r_ear") if theirs.get(name) and own.get(name)]
+    return sum(theirs[name] for name in names) / sum(own[name] for name in names) if names else None
+
+
+def _shift(source: np.ndarray, out: np.ndarray, figure: np.ndarray, scale: float, travel: bool,
+           stands: Sequence[float] | None) -> np.ndarray:
+    """(n, 2): where the neck goes. The pelvis keeps its way from where the figure stands, the lowest ankle its height
+    over the ground there; where that is not known, from the middle of the way and the lowest place of any ankle."""
     at = PELVIS if np.isfinite(source[:, PELVIS]).all() else AT["neck"]
     way = source[:, at, 0]
-    middle = (way.min() + way.max()) / 2
+    middle = stands[0] if stands is not None else (way.min() + way.max()) / 2
     x = figure[at, 0] + (scale * (way - middle) if travel else 0.0) - out[:, at, 0]
     feet = list(ANKLES)
-    ground = np.nanmax(figure[feet, 1]) if np.isfinite(figure[feet]).any() else np.nan
     seen = np.isfinite(source[:, feet, 1])
-    if seen.any(1).all() and np.isfinite(ground):
-        lowest = np.nanmax(np.where(seen, source[:, feet, 1], -np.inf), 1)
-        stands = np.nanmax(np.where(seen, out[:, feet, 1], -np.inf), 1)
-        y = ground - scale * (lowest.max() - lowest) - stands
+    if seen.any(1).all() and np.isfinite(figure[feet]).any():
+        lowest = np.where(seen, source[:, feet, 1], -np.inf).max(1)
+        floor = stands[1] if stands is not None else lowest.max()
+        y = np.nanmax(figure[feet, 1]) - scale * (floor - lowest) - np.where(seen, out[:, feet, 1], -np.inf).max(1)
     else:  # a figure without feet hangs by its neck
         heights = source[:, AT["neck"], 1]
         y = figure[AT["neck"], 1] + scale * (heights - np.median(heights))
     return np.stack([x, y], -1)
-

@@ -10,11 +10,12 @@ import numpy as np
 from engine.clip_artifacts import Poses
 from engine.clips.poses import proportions
 from engine.clips.poses.framing import outside, warned
-from engine.clips.poses.view import Shot, seen_by
+from engine.clips.poses.view import Shot, seen_by, stands
 from engine.errors import BadInput
 from engine.runs.words import nearest
 from engine.space import OBJECT_LONGEST_SIDE
 from engine.toybox.motions import MOTION_WORDS, MOTIONS, pose
+from engine.toybox.skeleton import STANDING
 
 if TYPE_CHECKING:
     from engine.toybox.characters import CharacterSpec
@@ -57,10 +58,11 @@ def toybox_poses(motion: str, *, frames: int = 16, fps: float = 12.0, amplitude:
     spec = figure or CharacterSpec("villager", "red")
     moments = [pose(name, k / frames, amplitude, int(speed)) for k in range(frames)]
     places, _, _ = seen_by(joints_of(spec, moments).astype(np.float64), shot, size, OBJECT_LONGEST_SIDE)
-    standing = joints_of(spec, [pose("idle", 0.0)]).astype(np.float64)
+    standing = joints_of(spec, [STANDING]).astype(np.float64)
     front, _, _ = seen_by(standing, replace(shot, azimuth_deg=0.0), size, OBJECT_LONGEST_SIDE)
     meta = {"source": f"toybox motion {name}", "motion": name, "amplitude": amplitude, "speed": int(speed),
-            "shot": asdict(shot), "bones": proportions.of_figure(front[0])}
+            "shot": asdict(shot), "bones": proportions.of_figure(front[0]),
+            "stands": stands(front[0])}
     poses = Poses(places.astype(np.float32), size, fps, True, meta)
     if share := outside(poses):
         poses.meta = warned(meta, f"{share:.0%} of the joints lie outside of the picture: make the figure smaller "

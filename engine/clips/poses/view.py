@@ -59,7 +59,8 @@ def pictured(figure: Moving, shot: Shot, size: tuple[int, int]) -> Poses:
     picture.
 
     The figure's front is where it faces in its first frame. Its ground is the lowest place of its ankles; the middle of
-    its way stands in the middle of the picture. Its proportions go along as meta["bones"], for retargeting.
+    its way stands in the middle of the picture. Its proportions go along as meta["bones"], and where it
+    stands (column, and row of its ankles) as meta["stands"], for retargeting.
     """
     joints, height = _placed(figure, shot)
     places, depth, scale = seen_by(joints, shot, size, height)
@@ -69,11 +70,17 @@ def pictured(figure: Moving, shot: Shot, size: tuple[int, int]) -> Poses:
     zoom = _zoom(places, size)
     middle = np.array([size[1] / 2, size[0] / 2])
     bones = {name: length * scale * zoom for name, length in of_space(joints).items()}
-    meta = {**figure.meta, "shot": asdict(shot), "bones": bones}
+    foot = (seen_by(np.array([[[0.0, _lowest(joints), 0.0]]]), shot, size, height)[0][0, 0] - middle) * zoom + middle
+    meta = {**figure.meta, "shot": asdict(shot), "bones": bones, "stands": foot.tolist()}
     if zoom < 1:
         meta = warned(meta, f"the motion leaves the picture: its figure is drawn {zoom:.2f} times as large "
                             f"({shot.fill * zoom:.0%} of the height); follow = true keeps it in the middle instead")
     return Poses(((places - middle) * zoom + middle).astype(np.float32), size, figure.fps, figure.loop, meta)
+
+
+def stands(joints: np.ndarray) -> list[float]:
+    """Where a standing figure (18, 2) stands: its hips' column, its lower ankle's row."""
+    return [float(np.nanmean(joints[list(HIPS), 0])), float(np.nanmax(joints[list(ANKLES), 1]))]
 
 
 def camera_of(shot: Shot, size: tuple[int, int], height: float) -> tuple[Cameras, float]:
@@ -131,13 +138,17 @@ def _placed(figure: Moving, shot: Shot) -> tuple[np.ndarray, float]:
     turn = np.array([[z, 0.0, -x], [0.0, 1.0, 0.0], [x, 0.0, z]]) / np.hypot(x, z)
     joints = joints @ turn.T
     pelvis = joints[:, list(HIPS)].mean(1)
-    ankles = joints[:, list(ANKLES), 1]
-    low = float(np.nanmin(ankles)) if np.isfinite(ankles).any() else float(np.nanmin(joints[..., 1]))
-    floor = low - 0.04 * height
+    floor = _lowest(joints) - 0.04 * height
     way = np.nan_to_num(pelvis[:, [0, 2]]) if shot.follow else np.broadcast_to(
         (np.nanmin(pelvis[:, [0, 2]], 0) + np.nanmax(pelvis[:, [0, 2]], 0)) / 2, (len(joints), 2))
     shift = np.stack([way[:, 0], np.full(len(joints), floor + height / 2), way[:, 1]], -1)
     return joints - shift[:, None], height
+
+
+def _lowest(joints: np.ndarray) -> float:
+    """Of the ankles, or of all joints where none is known."""
+    ankles = joints[:, list(ANKLES), 1]
+    return float(np.nanmin(ankles if np.isfinite(ankles).any() else joints[..., 1]))
 
 
 def _zoom(places: np.ndarray, size: tuple[int, int]) -> float:
