@@ -58,7 +58,7 @@ def test_every_command_parses(line: str) -> None:
     words = shlex.split(line)[1:]
     if "..." in words or words in ([], ["--help"]) or len(words) == 1:
         return
-    makes = words[0] in ("make", "fit", "run", "retexture", "refine") or words[:2] == ["toybox", "sheet"]
+    makes = words[0] in ("make", "clip", "fit", "run", "retexture", "refine") or words[:2] == ["toybox", "sheet"]
     if makes and "--out" not in words:
         words += ["--out", "out"]  # prose may leave it out
     parsed(words)
