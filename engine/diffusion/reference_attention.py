@@ -39,13 +39,16 @@ class ReferenceAttention:
         if self.bank.mode == "write":
             self.bank.kept[self.name] = read
         elif self.bank.mode == "read":
-            kept, n = self.bank.kept[self.name], len(read) if self.bank.reading is None else self.bank.reading
+            n = len(read) if self.bank.reading is None else self.bank.reading
+            if n == 0:
+                return self.inner(attn, hidden_states, read, attention_mask, temb)
+            kept = self.bank.kept[self.name]
             both = torch.cat([read[:n], kept.repeat_interleave(n // len(kept), 0)], 1)
             if n == len(read):
                 return self.inner(attn, hidden_states, both, attention_mask, temb)
             with_, without = hidden_states[:n], hidden_states[n:]
-            answers = [self.inner(attn, with_, both, None, temb)] if n else []
-            return torch.cat([*answers, self.inner(attn, without, read[n:], None, temb)])
+            return torch.cat([self.inner(attn, with_, both, None, temb),
+                              self.inner(attn, without, read[n:], None, temb)])
         return self.inner(attn, hidden_states, read, attention_mask, temb)
 
 

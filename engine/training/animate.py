@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.diffusion.animate_networks import PoseGuider, ReferenceUNet
 from engine.diffusion.reference_animation import Networks, norm_frames
-from engine.models.cards import verify
+from engine.models.cards import read_card, verify
 from engine.models.loading import load_unet, load_vae
 from engine.models.sets import BUILTIN_FOLDER
 from engine.training import denoise
@@ -64,6 +64,13 @@ def reference_of(unet: nn.Module) -> ReferenceUNet:
     lost = made.load_state_dict(unet.state_dict(), strict=False)
     assert not lost.missing_keys
     return made
+
+
+def guider_for(unet: Any, seed: int = 0) -> PoseGuider:
+    """A fresh pose guider in front of a U-Net, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PoseGuider(3, GUIDER, unet.config.block_out_channels[0])
 
 
 def with_motion(unet: Any, seed: int = 0) -> UNetMotionModel:
@@ -200,21 +207,21 @@ class _Trainer:
         self.train.refresh()
         self.held_out.refresh()
 
-    def _export(self, net: Any, denoising: UNetMotionModel, state: State, folder: Path, before: dict[str, float]
-                ) -> Path:
+    def _export(self, net: Any, denoising: UNetMotionModel, state: State, folder: Path, frames: dict[str, float],
+                motion: dict[str, float]) -> Path:
         def save(path: Path) -> None:
             half(denoising).save_pretrained(path / "denoising_unet")
             half(net.reference).save_pretrained(path / "reference_unet")
             half(net.guider).save_pretrained(path / "pose_guider")
             denoise.scheduler().save_pretrained(path / "scheduler")
 
-        trainings = [AnimateFrames.name] + ([AnimateMotion.name] if before else [])
+        trainings = [AnimateFrames.name] + ([AnimateMotion.name] if motion else [])
         return export(
-            PART, save, trained_on=("clip", "vae"), steps=state.step + int(before.get("steps", 0)),
-            minutes=state.elapsed_s / 60 + before.get("minutes", 0.0), metrics=state.metrics,
+            PART, save, trained_on=("clip", "vae"), steps=int(frames.get("steps", 0) + motion.get("steps", 0)),
+            minutes=frames.get("minutes", 0.0) + motion.get("minutes", 0.0), metrics=state.metrics,
             curve=folder / "curve.png", root=self.root,
             extra={"guidance": GUIDANCE, "sampling_steps": STEPS, "window": WINDOW, "overlap": OVERLAP,
-                   "made_by": trainings},
+                   "made_by": trainings, "motion": motion},
             about="AnimateAnyone at 128 px: a picture of a figure and a row of OpenPose skeletons -> the figure in "
                   "motion. Reference U-Net, denoising U-Net with motion modules, pose guider.",
             data=f"{len(self.train)} looping clips of toybox characters in 11 motions, over white, each with two "
@@ -245,7 +252,7 @@ class AnimateFrames(_Trainer):
         super().__init__(data, batch, work, root)
         if model is None:
             base = load_unet(root / "text_to_image" / "unet", "cpu").requires_grad_(True)
-            model = Networks(reference_of(base), base, PoseGuider(3, GUIDER, base.config.block_out_channels[0]))
+            model = Networks(reference_of(base), base, guider_for(base))
         self.model = model.to(memory_format=torch.channels_last)
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
@@ -265,7 +272,8 @@ class AnimateFrames(_Trainer):
     def export(self, state: State, folder: Path) -> Path:
         """Single frames, with motion modules that do nothing yet."""
         net = state.ema
-        return self._export(net, with_motion(net.denoising), state, folder, {})
+        frames = {"steps": state.step, "minutes": state.elapsed_s / 60}
+        return self._export(net, with_motion(net.denoising), state, folder, frames, {})
 
 
 class AnimateMotion(_Trainer):
@@ -277,23 +285,32 @@ class AnimateMotion(_Trainer):
                  ) -> None:
         super().__init__(data, batch, work, root)
         self.before: dict[str, float] = {}
+        self.earlier: dict[str, Any] = {}
+        self._kept = work / AnimateFrames.name / "state.pt"
         if model is None:
             base = load_unet(root / "text_to_image" / "unet", "cpu")
-            frames = Networks(reference_of(base), base, PoseGuider(3, GUIDER, base.config.block_out_channels[0]))
-            kept = work / AnimateFrames.name / "state.pt"
-            if kept.exists():
-                found = torch.load(kept, map_location="cpu", weights_only=True)
-                frames.load_state_dict(found["ema"])
-                self.before = {"steps": found["step"], "minutes": found["elapsed_s"] / 60}
+            model = Networks(reference_of(base), with_motion(base), guider_for(base))
+            if self._kept.exists():
+                self._take_frames(model)
             else:
-                load_into(frames, root / PART)
-            model = Networks(frames.reference, with_motion(base), frames.guider)
+                load_into(model, root / PART)
         self.model = model.to(memory_format=torch.channels_last).requires_grad_(False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("motion_modules" in name)
 
+    def _take_frames(self, model: Networks) -> None:
+        """What the first step left; motion modules stay as they are."""
+        found = torch.load(self._kept, map_location="cpu", weights_only=True)
+        lost = model.load_state_dict(found["ema"], strict=False)
+        assert not lost.unexpected_keys and all("motion_modules" in name for name in lost.missing_keys)
+        self.before = {"steps": found["step"], "minutes": found["elapsed_s"] / 60}
+
     def load_committed(self) -> None:
+        """Motion modules of the committed model; all else too, where the first step left nothing newer."""
         load_into(self.model, self.root / PART)
+        self.earlier = read_card(self.root / PART).fields.get("motion", {})
+        if self._kept.exists():
+            self._take_frames(self.model)
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         """``batch`` is in frames: as many runs as fit."""
@@ -313,7 +330,9 @@ class AnimateMotion(_Trainer):
         return self.measured(model, 12, self.held_out.frames.shape[1], together=True)  # type: ignore[arg-type]
 
     def export(self, state: State, folder: Path) -> Path:
-        return self._export(state.ema, state.ema.denoising, state, folder, self.before)  # type: ignore[arg-type]
+        motion = {"steps": state.step + self.earlier.get("steps", 0),
+                  "minutes": round(state.elapsed_s / 60 + self.earlier.get("minutes", 0), 1)}
+        return self._export(state.ema, state.ema.denoising, state, folder, self.before, motion)  # type: ignore[arg-type]
 
 
 class _Same(Draw):
