@@ -17,9 +17,10 @@ from engine.clips.poses import dwpose, estimate, people
 from engine.clips.poses.estimate import has_figure
 from engine.clips.poses.joints import AT, HEAD, MIRROR
 from engine.clips.poses.network import PoseNet, expected, load_pose_net, save_pose_net
+from engine.clips.poses.people import chosen_box
 from engine.errors import BadInput
 from engine.models.catalogue import model as entry
-from engine.models.pose_estimation import BuiltinPoses, VitPose, _transformers, chosen_box
+from engine.models.pose_estimation import BuiltinPoses, VitPose, _transformers
 from engine.models.sets import BUILTIN_FOLDER, model_set
 from engine.stages.estimate_poses import EstimatePoses, estimate_poses
 from engine.toybox.render import render

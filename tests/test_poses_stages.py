@@ -89,6 +89,11 @@ def test_every_frame_of_a_video_comes_once_in_order(tmp_path: Path) -> None:
     slower = open_frames(path, 6)
     assert slower.fps == 6
     np.testing.assert_allclose([p.mean() * 255 for p in slower.pictures], 8 * np.arange(0, 24, 4), atol=3)
+    assert slower.count == 6
+    some = open_frames(path, 12, start_s=0.5, most=3)
+    np.testing.assert_allclose([p.mean() * 255 for p in some.pictures], 8 * np.array([12, 14, 16]), atol=3)
+    with pytest.raises(BadInput, match="start_s leaves all of them out"):
+        open_frames(path, start_s=2.0)
 
 
 def test_a_folder_of_pictures_is_a_video(tmp_path: Path) -> None:
@@ -215,7 +220,8 @@ def test_one_frame_and_ten_thousand(tmp_path: Path) -> None:
     write_openpose(many, tmp_path / "many.json")
     long = load_poses(LoadPoses(**pose_source(tmp_path / "many.json")), ListJob())
     assert len(long) == 10_000 and np.isfinite(long.joints).all()
-    write_openpose(Poses(np.concatenate([many.joints, one.joints]), (128, 128)), tmp_path / "many.json")
+    frame = (tmp_path / "one.json").read_text().strip().removeprefix("[").removesuffix("]")
+    (tmp_path / "many.json").write_text("[" + ",".join([frame] * 10_001) + "]")
     with pytest.raises(BadInput, match="10,001 frames"):
         load_poses(LoadPoses(**pose_source(tmp_path / "many.json")), ListJob())
 

@@ -83,7 +83,7 @@ class VitPose:
             boxes = self._persons(picture)
             counts[i] = len(boxes)
             if len(boxes):
-                box = chosen_box(boxes, person)
+                box = people.chosen_box(boxes, person)
                 table = from_layout(self._joints(picture, box))
                 joints[i], confidence[i] = table[:, :2], np.clip(table[:, 2], 0, 1)
         return Estimated(joints, confidence, counts)
@@ -117,13 +117,6 @@ class VitPose:
         told.heatmaps = told.heatmaps.float().cpu()
         found = self.processor.post_process_pose_estimation(told, boxes=[corner], threshold=-1.0)[0][0]
         return np.c_[np.asarray(found["keypoints"]), np.asarray(found["scores"])]
-
-
-def chosen_box(boxes: np.ndarray, person: int | None) -> np.ndarray:
-    """The largest of (n, 4) boxes, or number ``person`` from the left (the last one where there are fewer)."""
-    if person is None:
-        return np.asarray(boxes[np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))])
-    return np.asarray(boxes[np.argsort(boxes[:, 0])[min(person, len(boxes) - 1)]])
 
 
 def _person_label(config: Any) -> int:

@@ -67,10 +67,9 @@ def estimate_clip_poses(clip: Clip, p: EstimateClipPoses, job: Job) -> Poses:
     """Poses of every frame of a clip, over white. Raises BadInput as for driving videos (``driving``)."""
     pictures = (np.asarray(over_white(frame), dtype=np.float32) for frame in clip.frames)
     height, width = clip.frames.shape[1:3]
-    frames = Frames((height, width), clip.fps, 1.0, pictures, [])
+    frames = Frames((height, width), clip.fps, 1.0, pictures, len(clip))
     poses = driving.poses_of_frames(frames, job.model("pose_estimation"), person=p.person, least=p.min_confidence,
-                                    name="the clip", progress=lambda share: job.progress(0.9 * share),
-                                    expected=len(clip))
+                                    name="the clip", progress=lambda share: job.progress(0.9 * share))
     poses.loop = clip.loop
     poses = driving.whole(poses, p.max_gap, "the clip")
     if p.smoothing > 0:

@@ -126,7 +126,9 @@ def _of_file(p: LoadPoses, job: Job) -> Poses:
         data = armature.read_json(path)
         figure = armature.moving(data, path.name, p.bones)
         poses = armature.through_camera(data, figure, path.name) or pictured(figure, _shot(p), (p.height, p.width))
-    poses = _cut(driving.whole(poses, p.max_gap, path.name), p)
+    poses = driving.whole(poses, p.max_gap, path.name)
+    if kind not in ("video", "pictures"):  # of those, only what is wanted was looked at
+        poses = _cut(poses, p)
     poses.meta |= {"sha256": found, "kind": kind}
     sigma = p.smoothing if p.smoothing is not None else VIDEO_SMOOTHING if kind in ("video", "pictures") else 0.0
     if sigma > 0:
@@ -136,7 +138,7 @@ def _of_file(p: LoadPoses, job: Job) -> Poses:
 
 
 def _of_video(p: LoadPoses, path: Path, job: Job) -> Poses:
-    frames = open_frames(path, p.fps)
+    frames = open_frames(path, p.fps, folder_fps=p.fps or MOTION_FPS, start_s=p.start_s, most=p.frames)
     return driving.poses_of_frames(frames, job.model("pose_estimation"), person=p.person, least=p.min_confidence,
                                    name=path.name, progress=lambda share: job.progress(0.85 * share))
 

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.clip_artifacts import JOINTS, Poses
 from engine.clips.poses.joints import MIRROR
 from engine.clips.poses.network import CELLS, SIZE, PoseNet, expected, load_pose_net, save_pose_net
 from engine.models.cards import verify
@@ -263,13 +262,6 @@ def presence(model: nn.Module, clips: Clips, props: Shards | None, pictures: int
         share = float(np.mean(np.concatenate(votes)))
         told[name] = 1 - share if name == "missed" else share
     return told
-
-
-def poses_of(joints: np.ndarray, size: int = SIZE) -> Poses:
-    """Joints (n, 18, 2) of a shard's clip as an artifact."""
-    if joints.shape[1:] != (JOINTS, 2):
-        raise ValueError(f"joints are (frames, {JOINTS}, 2), got {joints.shape}")
-    return Poses(joints.astype(np.float32), (size, size), loop=True)
 
 
 def task(characters: Path, batch: int, props: Any = None) -> PoseEstimation:

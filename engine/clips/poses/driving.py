@@ -23,12 +23,11 @@ CROWDED = 0.1
 
 
 def poses_of_frames(frames: Frames, estimator: Estimator, *, person: int | None = None, least: float = 0.3,
-                    name: str = "the video", progress: Callable[[float], None] = lambda _: None, expected: int = 0
-                    ) -> Poses:
+                    name: str = "the video", progress: Callable[[float], None] = lambda _: None) -> Poses:
     """Look for the figure in every frame. Joints below the confidence ``least``, and all joints of frames without a
     figure, are NaN.
 
-    person : which figure from the left, counted from 0; expected : number of frames, for the progress
+    person : which figure from the left, counted from 0
     Raises BadInput: several figures and none chosen, no figure in any frame, or in more than 30 % of them.
     """
     joints, confidence, people = [], [], []
@@ -40,7 +39,7 @@ def poses_of_frames(frames: Frames, estimator: Estimator, *, person: int | None 
         confidence.append(found.confidence)
         people.append(found.people)
         batch.clear()
-        progress(min(1.0, sum(len(p) for p in people) / max(expected, 1)) if expected else 0.5)
+        progress(min(1.0, sum(len(p) for p in people) / frames.count) if frames.count else 0.5)
     for picture in frames.pictures:
         batch.append(picture)
         if len(batch) == BATCH:

@@ -17,6 +17,7 @@ import numpy as np
 from engine.clip_artifacts import JOINTS
 from engine.clips.poses.estimate import Estimated
 from engine.clips.poses.joints import from_layout
+from engine.clips.poses.people import chosen_box
 from engine.errors import BadInput
 
 DETECTOR, ESTIMATOR = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
@@ -41,7 +42,6 @@ class DwPose:
 
     def __call__(self, pictures: Sequence[np.ndarray], person: int | None = None) -> Estimated:
         """The largest person of each picture, or number ``person`` from the left."""
-        from engine.models.pose_estimation import chosen_box
         joints = np.full((len(pictures), JOINTS, 2), np.nan, np.float32)
         confidence, counts = np.zeros((len(pictures), JOINTS), np.float32), np.zeros(len(pictures), int)
         for i, picture in enumerate(pictures):

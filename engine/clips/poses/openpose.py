@@ -173,11 +173,11 @@ def _person(data: Any, where: str) -> np.ndarray:
     if len(values) not in NUMBERS:
         raise BadInput(f"{where} has {len(values)} numbers", "18 joints (OpenPose), 25 (BODY_25) or 17 (COCO) of x, y, "
                                                              "confidence are known: 54, 75 or 51 numbers")
-    for i, value in enumerate(values):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise BadInput(f"{where}: number {i} is {value!r}", HINT)
+    if not {type(value) for value in values} <= {int, float, type(None)}:
+        i = next(i for i, value in enumerate(values) if type(value) not in (int, float, type(None)))
+        raise BadInput(f"{where}: number {i} is {values[i]!r}", HINT)
     count, columns = NUMBERS[len(values)]
-    table = np.array([np.nan if v is None else float(v) for v in values]).reshape(count, columns)
+    table = np.array(values, dtype=np.float64).reshape(count, columns)  # null becomes NaN
     if columns == 2:
         table = np.c_[table, np.ones(count)]
     absent = ~np.isfinite(table).all(-1) | ((table[:, :2] == 0).all(-1))
@@ -193,7 +193,7 @@ def write_openpose(poses: Poses, path: Path) -> int:
     for joints in np.asarray(poses.joints, dtype=float):
         known = np.isfinite(joints).all(-1)
         table = np.c_[np.where(known[:, None], joints, 0), known]
-        people = [{"person_id": [-1], "pose_keypoints_2d": [round(v, 4) for v in table.ravel().tolist()]}]
+        people = [{"person_id": [-1], "pose_keypoints_2d": np.round(table, 4).ravel().tolist()}]
         frames.append({"version": 1.3, "people": people if known.any() else [], "canvas_width": poses.size[1],
                        "canvas_height": poses.size[0]})
     if path.suffix.lower() == ".json":

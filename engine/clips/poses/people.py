@@ -67,3 +67,10 @@ def alone(picture: np.ndarray, boxes: list[Box], chosen: int, margin: float = 0.
     around = round(margin * box.side)
     left, top = max(0, box.left - around), max(0, box.top - around)
     return out[top:box.bottom + around, left:box.right + around], left, top
+
+
+def chosen_box(boxes: np.ndarray, person: int | None) -> np.ndarray:
+    """The largest of (n, 4) boxes, or number ``person`` from the left (the last one where there are fewer)."""
+    if person is None:
+        return np.asarray(boxes[np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))])
+    return np.asarray(boxes[np.argsort(boxes[:, 0])[min(person, len(boxes) - 1)]])

@@ -28,25 +28,29 @@ class Frames:
 
     size : (h, w) as they are; fps : of what is handed out; scale : handed-out pixels a pixel of ``size``
     pictures : (h', w', 3) float32 in [0, 1] each, at most SEEN_SIDE large
-    warnings : filled while they are gone through
+    count : how many are expected, 0 where that is not known
     """
 
     size: tuple[int, int]
     fps: float
     scale: float
     pictures: Iterator[np.ndarray]
-    warnings: list[str]
+    count: int = 0
 
 
-def open_frames(path: Path, fps: float | None = None, folder_fps: float = 12.0) -> Frames:
+def open_frames(path: Path, fps: float | None = None, *, folder_fps: float = 12.0, start_s: float = 0.0,
+                most: int | None = None) -> Frames:
     """A video file or a folder of pictures.
 
-    fps : frames a second that are wanted: the nearest ones in time are taken; None takes all
+    fps : frames a second that are wanted: the nearest ones in time are taken; None, and a folder, give all
     folder_fps : of a folder's pictures, which do not tell it
-    Raises BadInput: no video, no pictures, pictures of different sizes, more than 10,000 frames; while they are gone
-    through: a video that breaks off, a damaged picture.
+    start_s : seconds that are left out at the beginning; most : frames after which it ends
+    Raises BadInput: no video, no pictures, more than 10,000 frames, nothing after ``start_s``; while they are gone
+    through: a video that breaks off, a damaged picture, one of another size.
     """
-    return _folder(path, fps, folder_fps) if path.is_dir() else _video(path, fps)
+    if path.is_dir():
+        return _folder(path, folder_fps, start_s, most)
+    return _video(path, fps, start_s, most)
 
 
 def _scale(size: tuple[int, int]) -> float:
@@ -62,22 +66,21 @@ def _small(frame: np.ndarray, scale: float) -> np.ndarray:
     return frame.astype(np.float32) / 255
 
 
-def _taken(count: int, own_fps: float, fps: float | None) -> list[int] | None:
-    """Indices of the frames that are nearest to those of ``fps``; None for all of them."""
-    if fps is None or fps >= own_fps:
-        return None
-    total = max(1, math.floor((count - 1) * fps / own_fps + 1e-6) + 1)
-    return [min(count - 1, round(i * own_fps / fps)) for i in range(total)]
-
-
-def _too_long(path: Path, count: int) -> BadInput:
-    return BadInput(f"{path} has {count:,} frames; {MAX_FRAMES:,} are the most", "cut it, or ask for fewer a second "
-                                                                                 "(fps)")
+def _asked(path: Path, count: int, first: int, most: int | None) -> int:
+    """How many of ``count`` frames will be handed out; 0 where ``count`` is not known."""
+    if count and first >= count:
+        raise BadInput(f"{path} has {count} frames; start_s leaves all of them out", "begin earlier")
+    left = count - first if count else 0
+    asked = min(left, most) if most is not None and left else most or left
+    if asked > MAX_FRAMES:
+        raise BadInput(f"{path} has {asked:,} frames; {MAX_FRAMES:,} are the most",
+                       "cut it, take fewer a second (fps), or fewer at all (frames)")
+    return asked
 
 
 # -- videos ------------------------------------------------------------------------------------------------------------
 
-def _video(path: Path, fps: float | None) -> Frames:
+def _video(path: Path, fps: float | None, start_s: float, most: int | None) -> Frames:
     import imageio_ffmpeg
     if not path.exists():
         raise BadInput(f"there is no video {path}", "check the path")
@@ -96,24 +99,27 @@ def _video(path: Path, fps: float | None) -> Frames:
         raise BadInput(f"{path} is no video that can be used ({width} x {height} pixels, {own:g} frames a second)",
                        HINT)
     promised = round(own * duration) if math.isfinite(duration) else 0
-    wanted = _taken(max(promised, 1), own, fps)
-    if (len(wanted) if wanted is not None else promised) > MAX_FRAMES:
+    step = own / fps if fps is not None and fps < own else 1.0
+    first = round(start_s * own / step)
+    try:
+        count = _asked(path, math.ceil(promised / step), first, most)
+    except BadInput:
         reader.close()
-        raise _too_long(path, promised)
-    warnings: list[str] = []
+        raise
     scale = _scale((height, width))
+    limit = min(most if most is not None else MAX_FRAMES + 1, MAX_FRAMES + 1)
 
     def pictures() -> Iterator[np.ndarray]:
-        step = own / fps if fps is not None and fps < own else 1.0
-        decoded, given = 0, 0
+        decoded, at = 0, first
         try:
             for data in reader:
-                if decoded == round(given * step):
-                    if given == MAX_FRAMES:
-                        raise _too_long(path, decoded)
-                    given += 1
-                    frame = np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
-                    yield _small(frame, scale)
+                if decoded == round(at * step):
+                    if at - first == MAX_FRAMES:
+                        raise BadInput(f"{path} has more than {MAX_FRAMES:,} frames", "cut it, or set frames")
+                    at += 1
+                    yield _small(np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3), scale)
+                    if at - first == limit:
+                        return
                 decoded += 1
         except (RuntimeError, OSError, ValueError) as error:
             raise BadInput(f"{path} cannot be decoded after frame {decoded}: {' '.join(str(error).split())[:120]}",
@@ -125,33 +131,40 @@ def _video(path: Path, fps: float | None) -> Frames:
         if promised and decoded < LOST * promised:
             raise BadInput(f"{path} breaks off: {decoded} of {promised} frames can be decoded",
                            "the file is damaged or was cut: make it again")
-    return Frames((height, width), min(fps, own) if fps else own, scale, pictures(), warnings)
+    return Frames((height, width), own / step, scale, pictures(), count)
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
 
-def _folder(path: Path, fps: float | None, own: float) -> Frames:
-    from engine.stages.load_picture import picture_size
+def _folder(path: Path, fps: float, start_s: float, most: int | None) -> Frames:
     files = numbered(path, PICTURES)
     if not files:
         raise BadInput(f"{path} holds no pictures", "give a folder of numbered PNG, JPEG or WebP files")
-    wanted = _taken(len(files), own, fps)
-    chosen = files if wanted is None else [files[i] for i in wanted]
-    if len(chosen) > MAX_FRAMES:
-        raise _too_long(path, len(files))
-    width, height = picture_size(files[0])
+    first = round(start_s * fps)
+    count = _asked(path, len(files), first, most)
+    height, width = _picture(files[0]).shape[:2]
     scale = _scale((height, width))
 
     def pictures() -> Iterator[np.ndarray]:
-        from engine.artifacts import over_white
-        from engine.stages.load_picture import read_picture
-        for file in chosen:
-            picture = over_white(read_picture(file))
+        for file in files[first:first + count]:
+            picture = _picture(file)
             if picture.shape[:2] != (height, width):
                 raise BadInput(f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels, {files[0].name} {width} x "
                                f"{height}", "give frames of one size")
-            yield _small(np.round(picture * 255).astype(np.uint8), scale)
-    return Frames((height, width), min(fps, own) if fps else own, scale, pictures(), [])
+            yield _small(picture, scale)
+    return Frames((height, width), fps, scale, pictures(), count)
+
+
+def _picture(path: Path) -> np.ndarray:
+    """One picture over white, upright, (h, w, 3) uint8. BadInput where it cannot be read."""
+    from PIL import Image, ImageOps
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except Exception as error:  # decoders raise many classes on damaged files; all mean the same to the user
+        raise BadInput(f"{path} is no picture that can be read", "give numbered PNG, JPEG or WebP files") from error
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
 
 
 def is_picture_folder(path: Path) -> bool:
