@@ -224,7 +224,8 @@ def save(control: ControlLora, folder: Path, dtype: torch.dtype | None = None) -
 def read(folder: Path) -> ControlLora:
     """A control from its folder. Raises BadInput where a file is missing, damaged or is no Control-LoRA."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from engine.models.packed import load
     try:
         about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         kind, channels = str(about["kind"]), tuple(int(c) for c in about["hint_channels"])
@@ -234,7 +235,7 @@ def read(folder: Path) -> ControlLora:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"cannot read {folder / SETTINGS}: {error!r}", HINT) from error
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot read the weights {folder / WEIGHTS}: {error}", HINT) from error
     whole, halves = {}, {}

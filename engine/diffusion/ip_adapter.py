@@ -187,9 +187,10 @@ def save(adapter: IPAdapter, folder: Path, unet_sha256: str = "", dtype: torch.d
 def read(folder: Path) -> Loaded:
     """What :func:`save` wrote. Raises BadInput where it is missing, damaged or not finite."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from engine.models.packed import load
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load(folder / WEIGHTS)
         about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         base = str(about["unet_sha256"])
     except FileNotFoundError as error:

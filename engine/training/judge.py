@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.models import packed
 from engine.models.cards import verify
 from engine.models.sets import BUILTIN_FOLDER
 from engine.training.clip import moved
@@ -64,7 +65,7 @@ def load_judge(folder: Path = BUILTIN_FOLDER / "judge") -> JudgeNet:
     verify(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     net = JudgeNet(config["classes"], tuple(config["widths"]), config.get("norm", "group"))
-    net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    net.load_state_dict({k: v.float() for k, v in packed.load(folder / "model.safetensors").items()})
     return net.eval().requires_grad_(False)
 
 
