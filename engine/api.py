@@ -60,20 +60,21 @@ class Asset(Made):
 
 
 def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
-               listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
-               ) -> AssetPlan:
+               listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False,
+               asset: str = "") -> AssetPlan:
     """The whole plan of a recipe for a mesh, checked: BadInput for anything that can be known before running.
 
     A clip's is ``engine.clip_api.plan_clip``.
 
     commercial_only : refuse models that may not be used commercially by everybody
     allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
+    asset : what seeds follow from beside the recipe's own: an id in a batch, "" alone
     """
     from engine.models.sets import model_set
     if recipe.pipeline in CLIPS:
         raise BadInput(f"{recipe.pipeline} makes a clip, no mesh", "maquette clip makes it; maquette run its recipe")
     models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
-    run = Run(Store(Store.place(store)), models, seed=recipe.seed, quality=recipe.quality,
+    run = Run(Store(Store.place(store)), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
               overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
     mesh = _mesh(run, recipe)
     # A user's own mesh goes back to where it stood, unless it is asked to be of another height.

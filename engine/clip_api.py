@@ -79,16 +79,19 @@ class MadeClip(Made):
 
 
 def plan_clip(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
-              listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
-              ) -> ClipPlan:
-    """The whole plan of a recipe for a clip, checked: BadInput for anything that can be known before running."""
+              listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False,
+              asset: str = "") -> ClipPlan:
+    """The whole plan of a recipe for a clip, checked: BadInput for anything that can be known before running.
+
+    asset : what seeds follow from beside the recipe's own: an id in a batch, "" alone
+    """
     from engine.clips import formats
     from engine.models.sets import model_set
     if recipe.pipeline not in CLIPS:
         raise BadInput(f"{recipe.pipeline} makes a mesh, no clip", "maquette make makes it; maquette run its recipe")
     models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
-    run = Run(Store(Store.place(store)), models, seed=recipe.seed, quality=recipe.quality, overrides=recipe.stages,
-              gates=recipe.gates, device=device, until=until, listeners=listeners)
+    run = Run(Store(Store.place(store)), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
+              overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
     clip = _clip(run, recipe)
     # What cannot be written here is left out of the plan, so that the same request writes it where it can be.
     wanted = recipe.stages.get("export_clip", {}).get("formats")

@@ -67,6 +67,7 @@ class Recipe(BaseModel):
     roles: dict[str, str] = Field(default_factory=dict, description="role = model, in the place of the set's own")
     quality: Literal["draft", "standard", "high"] = "standard"
     seed: int = Field(0, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
+    seed_id: str = Field("", description="of an asset that a batch made: enters its seeds beside seed")
     height_m: float | None = Field(None, gt=0, le=1000, description="metres, more than 0, at most 1000")
     elevation_deg: float | None = Field(None, ge=-90, le=90, description="degrees, -90 to 90; the picture's camera")
     pick: int | None = Field(None, ge=0, le=999, description="the candidate that goes on, counted from 0")
@@ -151,7 +152,7 @@ def default_clip_pipeline(has_image: bool, moved: bool) -> str:
 
 def make_recipe(**values: Any) -> Recipe:
     """A checked recipe; BadInput in one line where a value does not fit."""
-    return _checked(values, "")
+    return checked(values, "")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -159,27 +160,20 @@ def load_recipe(path: Path) -> Recipe:
 
     Relative paths in it are taken from the file's folder.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"there is no recipe {path}", "Give the path of a recipe.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the recipe {path}: {error}", "Give a TOML file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path} is not TOML: {error}", "Mend that line") from error
-    if "format" not in values:
-        raise BadInput(f"{path} does not say its format", "Begin it with: format = 1")
-    if values["format"] != FORMAT:
-        raise BadInput(f"{path} has format {values['format']!r}, this Maquette reads {FORMAT}", "Upgrade Maquette")
-    for name in ("image", "folder", "mesh", "poses", "driving_video"):
+    from engine.recipes.document import BATCH_KEYS, read_document
+    values = read_document(path)
+    if many := [name for name in BATCH_KEYS if name in values]:
+        raise BadInput(f"{path} asks for many assets by its '{many[0]}'",
+                       "maquette run makes them; here a recipe of one asset is meant")
+    for name in PATHS:
         if isinstance(values.get(name), str) and values[name]:
             values[name] = str(path.parent / values[name])
     stages = values.get("stages")
     for told in stages.values() if isinstance(stages, dict) else ():
         for name in ADAPTERS:
             if isinstance(told, dict) and name in told:
-                told[name] = _placed(told[name], path.parent)
-    return _checked(values, f"{path}: ")
+                told[name] = placed(told[name], path.parent)
+    return checked(values, f"{path}: ")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -201,6 +195,8 @@ def recipe_digest(recipe: Recipe) -> str:
     from engine.clips.poses.sources import pose_source
     from engine.runs.files import file_digest
     values = {**recipe.model_dump(mode="json", exclude_none=True), "name": recipe.title}
+    if not recipe.seed_id:  # of one asset by itself: as it was before there were batches
+        del values["seed_id"]
     for name in ("image", "mesh"):
         if values[name]:
             values[name] = file_digest(Path(values[name]))
@@ -223,7 +219,7 @@ def parse_setting(text: str) -> tuple[str, str, Any]:
     parts = [part.strip() for part in path.strip().removeprefix("stages.").split(".")]
     if not equals or len(parts) != 2 or not all(parts):
         raise BadInput(f"--set {text!r} is not of the form LABEL.parameter=VALUE", "Example: --set fit_field.steps=600")
-    return parts[0], parts[1], _literal(value.strip())
+    return parts[0], parts[1], literal(value.strip())
 
 
 def parse_roles(choices: list[str]) -> dict[str, str]:
@@ -243,12 +239,12 @@ def parse_loras(given: list[str]) -> dict[str, Any]:
     files, scales = [], []
     for text in given:
         name, colon, scale = text.rpartition(":")
-        number = _literal(scale) if colon and name else None
+        number = literal(scale) if colon and name else None
         if isinstance(number, int | float) and not isinstance(number, bool):
             text = name
         else:
             number = 1.0
-        files.append(_placed(text, Path.cwd()))
+        files.append(placed(text, Path.cwd()))
         scales.append(float(number))
     if not files:
         return {}
@@ -262,19 +258,23 @@ def merge_settings(stages: dict[str, dict[str, Any]], settings: list[str]) -> di
     merged = {label: dict(values) for label, values in stages.items()}
     for text in settings:
         label, name, value = parse_setting(text)
-        merged.setdefault(label, {})[name] = _placed(value, Path.cwd()) if name in ADAPTERS else value
+        merged.setdefault(label, {})[name] = placed(value, Path.cwd()) if name in ADAPTERS else value
     return merged
 
 
+PATHS = ("image", "folder", "mesh", "poses", "driving_video")
+"""Fields that name files."""
+TABLES = ("roles", "stages", "gates")
+"""Fields that are tables."""
 ADAPTERS = ("lora", "embedding")
 """Stage parameters that name files, one or a list, or models of the user's own by id."""
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
-def _placed(value: Any, folder: Path) -> Any:
+def placed(value: Any, folder: Path) -> Any:
     """Names of files as whole paths, so that a recipe finds them wherever it lies; ids of models as they are."""
     if isinstance(value, list):
-        return [_placed(one, folder) for one in value]
+        return [placed(one, folder) for one in value]
     return str(folder / value) if isinstance(value, str) and value.lower().endswith(_SUFFIXES) else value
 
 
@@ -282,7 +282,8 @@ def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A TOML literal's value, else the text itself."""
     try:
         values = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -290,7 +291,8 @@ def _literal(text: str) -> Any:
     return values["value"] if list(values) == ["value"] else text
 
 
-def _checked(values: dict[str, Any], where: str) -> Recipe:
+def checked(values: dict[str, Any], where: str) -> Recipe:
+    """The values as a recipe; BadInput in one line that begins with ``where``."""
     try:
         return Recipe.model_validate(values)
     except BadInput as error:
@@ -300,6 +302,9 @@ def _checked(values: dict[str, Any], where: str) -> Recipe:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise BadInput(f"{where}unknown key '{name}'", nearest(name, Recipe.model_fields)) from error
+        if name == "pipeline" and first["type"] == "missing":
+            raise BadInput(f"{where}the pipeline is missing",
+                           f'Write pipeline = "text_to_mesh"; known: {", ".join(PIPELINES)}') from error
         if name == "pipeline" and first["type"] == "literal_error":
             near = nearest(str(first["input"]), PIPELINES)
             known = f"Known: {', '.join(PIPELINES)}"
