@@ -60,15 +60,14 @@ class Asset(Made):
 
 
 def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
-               listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False,
-               asset: str = "") -> AssetPlan:
+               listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
+               ) -> AssetPlan:
     """The whole plan of a recipe for a mesh, checked: BadInput for anything that can be known before running.
 
     A clip's is ``engine.clip_api.plan_clip``.
 
     commercial_only : refuse models that may not be used commercially by everybody
     allow_pickle : read weights that are kept as pickles (tensors only, nothing in them is run)
-    asset : what seeds follow from beside the recipe's own: an id in a batch, "" alone
     """
     from engine.models.sets import model_set
     if recipe.pipeline in CLIPS:

@@ -79,12 +79,9 @@ class MadeClip(Made):
 
 
 def plan_clip(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
-              listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False,
-              asset: str = "") -> ClipPlan:
-    """The whole plan of a recipe for a clip, checked: BadInput for anything that can be known before running.
-
-    asset : what seeds follow from beside the recipe's own: an id in a batch, "" alone
-    """
+              listeners: Iterable[Listener] = (), commercial_only: bool = False, allow_pickle: bool = False
+              ) -> ClipPlan:
+    """The whole plan of a recipe for a clip, checked: BadInput for anything that can be known before running."""
     from engine.clips import formats
     from engine.models.sets import model_set
     if recipe.pipeline not in CLIPS:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine import artifacts
+from engine.chunks import at_once
 from engine.errors import BadInput
 from engine.fields.encodings import SH_SIZE, Backend, FrequencyEncoding, HashEncoding, spherical_harmonics
 from engine.kernels.hash_grid import HashGridShape
@@ -181,7 +182,7 @@ class FieldModule(nn.Module):
             nearest = ((torch.arange(resolution, device=device) + 0.5) * (len(allowed) / resolution)).long()
             fine = allowed.to(device)[nearest][:, nearest][:, :, nearest]
             cells = fine.reshape(-1).nonzero()[:, 0]
-        for part in cells.split(1 << 17):
+        for part in cells.split(at_once(1 << 17)):
             result[part] = function(cell_centres(part, resolution))
         return result.view(resolution, resolution, resolution)
 

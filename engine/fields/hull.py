@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from engine.artifacts import Views
+from engine.chunks import at_once
 from engine.fields.radiance import cell_centres
 
 
@@ -23,7 +24,7 @@ def visual_hull(views: Views, resolution: int, votes: float = 1.0, conservative:
     """
     points = cell_centres(torch.arange(resolution**3, device=device), resolution)
     return torch.cat([hull_at(views, part, resolution, votes, conservative, seen)
-                      for part in points.split(1 << 18)]).view(resolution, resolution, resolution)
+                      for part in points.split(at_once(1 << 18))]).view(resolution, resolution, resolution)
 
 
 def hull_at(views: Views, points: torch.Tensor, resolution: int, votes: float = 1.0, conservative: bool = False,

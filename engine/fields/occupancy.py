@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine import artifacts
+from engine.chunks import at_once
 from engine.kernels import occupancy as kernel
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Occupancy:
             shift = torch.rand(points.shape, generator=generator).to(points.device) - 0.5
             points = points + shift * (2 / self.resolution)
         with torch.no_grad():
-            fresh = (torch.cat([field.cell_density(part, 2 / self.resolution) for part in points.split(1 << 17)])
+            parts = points.split(at_once(1 << 17))
+            fresh = (torch.cat([field.cell_density(part, 2 / self.resolution) for part in parts])
                      if len(cells) else points[:, 0])
         kernel.update(self.values, cells, fresh, decay if field.REMEMBERED else 0.0)
         self.states = kernel.classify(self.values, self.allowed, self.threshold)

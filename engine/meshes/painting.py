@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine.artifacts import TexturedMesh
+from engine.chunks import at_once
 from engine.meshes.bake import bake, surface_texels
 
 POINTS = 4096
@@ -45,7 +46,7 @@ def baked(mesh: TexturedMesh, colour: nn.Module, size: int, device: str = "cpu")
     texels = surface_texels(mesh.vertices, mesh.faces, mesh.normals, mesh.uvs, size, device)
 
     def ask(points: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(points).to(device).split(1 << 17)
+        parts = torch.from_numpy(points).to(device).split(at_once(1 << 17))
         return np.concatenate([np.zeros((0, 3), np.float32), *(colour(part).cpu().numpy() for part in parts)])
 
     return bake(texels, mesh.vertices, mesh.faces, ask, None).base_color

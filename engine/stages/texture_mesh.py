@@ -11,29 +11,17 @@ from pydantic import Field as Limits
 from pydantic import field_validator
 
 from engine.artifacts import Field, Mesh, TexturedMesh, Views
+from engine.export.materials import MATERIALS, material_in
 from engine.job import Gate, Job, Params, stage
 from engine.meshes.bake import bake, surface_texels
 from engine.meshes.compare import likeness
 from engine.meshes.normals import corner_normals, split_vertices
 from engine.meshes.unwrap import unwrap, uv_figures
 
-MATERIALS: dict[str, tuple[float, float]] = {
-    "plastic": (0.0, 0.45), "wooden": (0.0, 0.75), "wood": (0.0, 0.75), "metal": (1.0, 0.4), "stone": (0.0, 0.9),
-    "ceramic": (0.0, 0.25), "rubber": (0.0, 0.85), "glass": (0.0, 0.1), "leather": (0.0, 0.6), "cloth": (0.0, 0.95),
-    "gold": (1.0, 0.3), "golden": (1.0, 0.3), "silver": (1.0, 0.3), "steel": (1.0, 0.35), "iron": (1.0, 0.6),
-    "copper": (1.0, 0.35), "marble": (0.0, 0.3), "clay": (0.0, 0.9), "velvet": (0.0, 1.0), "ice": (0.0, 0.15),
-    "chrome": (1.0, 0.1),
-}
-"""Material word -> metallic and roughness factors."""
+__all__ = ["MATERIALS", "TextureMesh", "material_in", "texture_mesh"]
 UNKNOWN_MATERIAL = (0.0, 0.7)
 COMPARED = 6
 """Views beside the reference that the finished mesh is compared with, spread over all of them."""
-
-
-def material_in(text: str) -> str | None:
-    """The first word of ``text`` that names a material in MATERIALS."""
-    words = ("".join(c for c in word if c.isalpha()) for word in text.lower().split())
-    return next((w for w in words if w in MATERIALS), None)
 
 
 class TextureMesh(Params):

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 Status = Literal["done", "cached", "refused", "failed", "lost", "stopped"]
 """done: made; cached: all of it was in the store; refused: by a gate, after all its attempts; failed: see ``error``;
 lost: the worker went away (killed, hung) and nobody knows more; stopped: by the user or a budget."""
-ErrorClass = Literal["", "bad_input", "refused", "memory", "disk", "worker", "hung", "stopped", "failed"]
+ErrorClass = Literal["", "bad_input", "refused", "memory", "disk", "worker", "hung", "time", "stopped", "failed"]
 """What a retry is decided by: memory and worker and hung may be tried again, within the conductor's caps."""
 MAKER = "engine.batch_api:make_asset"
 """Who makes an asset: "module:function", called as ``function(task, told, stop)`` (``engine.runs.batch.work``)."""
@@ -32,7 +32,6 @@ class AssetTask:
 
     id : the asset's id, unique in the batch
     recipe : ``Recipe.model_dump(mode="json")``; paths in it are absolute
-    seed_id : what enters ``Run(asset=...)``; "" for a single recipe
     store : the store's place, a folder or a URL; every worker must reach it
     folder : where the asset's files go, a folder or a URL; "" leaves them in the store only
     device : a torch device string whose class was fixed before the plan ("cpu", "cuda", "cuda:1", "mps")
@@ -40,12 +39,12 @@ class AssetTask:
     attempt : 0 at first, one more each time the conductor hands it out again; in no key
     smaller : how often chunks are to be halved, after a run out of memory; in no key, changes no result
     threads : of each worker's CPU work; 0: as the system says
+    seconds : wall time that the asset may take; it is then stopped and counts as failed (class "time"); None: any
     stall_seconds : without a word of progress for so long, a worker counts as hung and is killed; None: never
     """
 
     id: str
     recipe: dict[str, Any]
-    seed_id: str
     store: str
     folder: str
     device: str = "cpu"
@@ -53,6 +52,7 @@ class AssetTask:
     attempt: int = 0
     smaller: int = 0
     threads: int = 0
+    seconds: float | None = None
     stall_seconds: float | None = None
     commercial_only: bool = False
     allow_pickle: bool = False

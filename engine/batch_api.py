@@ -1,0 +1,174 @@
+"""Batches from Python: what an asset of a batch is planned and made by; ``maquette run`` does it through workers.
+
+This is the one place where the mechanism of batches (``engine.runs.batch``, which knows no pipeline) meets the
+pipelines. ``make_asset`` is what every worker calls, on this machine or on another.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.recipes.recipe import CLIPS, Recipe, make_recipe, recipe_digest
+from engine.runs.batch.executor import AssetTask, Status
+from engine.runs.batch.shapes import Planned, Words
+
+if TYPE_CHECKING:
+    from engine.api import AssetPlan
+    from engine.clip_api import ClipPlan
+
+
+def plan_any(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
+             commercial_only: bool = False, allow_pickle: bool = False
+             ) -> tuple[AssetPlan | ClipPlan, tuple[Any, ...]]:
+    """(the plan of a mesh or a clip, the handles that make it complete). BadInput as of ``plan_asset``."""
+    options: dict[str, Any] = {"store": store, "device": device, "until": until, "commercial_only": commercial_only,
+                               "allow_pickle": allow_pickle}
+    if recipe.pipeline in CLIPS:
+        from engine.clip_api import plan_clip
+        clip = plan_clip(recipe, **options)
+        return clip, (clip.files,)
+    from engine.api import plan_asset
+    mesh = plan_asset(recipe, **options)
+    return mesh, mesh.goals
+
+
+def make_asset(task: AssetTask, said: Callable[[dict[str, Any]], None],
+               stoppable: Callable[[Callable[[], None]], None]) -> tuple[Status, dict[str, Any]]:
+    """Make what a task asks for, through the store, and write its folder -> (status, summary) for ``AssetResult``.
+
+    Raises BadInput, RunFailed, Cancelled; ``engine.runs.batch.work`` turns them into results.
+    """
+    plan, goals = plan_any(make_recipe(**task.recipe), store=task.store, device=task.device, until=task.until,
+                           commercial_only=task.commercial_only, allow_pickle=task.allow_pickle)
+    stoppable(plan.run.cancel)
+    plan.run.listeners.append(lambda event: said(event.to_json()))
+    made = plan.execute()
+    folder = Path(task.folder) if task.folder else None
+    if folder is not None:
+        made.save(folder)
+    from engine.runs.batch.summary import summarised
+    summary = summarised(plan.run, made.outcomes, made.report, folder, [goal.label for goal in goals])
+    return ("cached" if all(o.accepted.cached for o in made.outcomes) else "done"), summary
+
+
+class Planner:
+    """How a batch's assets are planned for ``engine.runs.batch.planning``; nothing heavy is imported before
+    :meth:`plan` has to.
+
+    store : the store's folder; device : a torch device string
+    """
+
+    VARIES = ("prompt", "seed", "seed_id", "name", "image")
+    """What may differ between assets of one shape: their keys are reckoned from the shape's."""
+    FILES = ("mesh", "folder", "poses", "driving_video")
+
+    def __init__(self, store: Path, device: str, until: str | None = None, commercial_only: bool = False,
+                 allow_pickle: bool = False) -> None:
+        self.options: dict[str, Any] = {"store": store, "device": device, "until": until,
+                                        "commercial_only": commercial_only, "allow_pickle": allow_pickle}
+
+    def plan(self, recipe: Recipe) -> Planned:
+        """The slow and sure way."""
+        plan, goals = plan_any(recipe, **self.options)
+        return Planned(plan.run, goals)
+
+    def shape_of(self, recipe: Recipe) -> str:
+        """What assets with the same stages, parameters and models have in common, as a text."""
+        values = {name: value for name, value in recipe.__dict__.items() if name not in self.VARIES}
+        told = [self.options["device"], self.options["until"], self.options["commercial_only"],
+                self.options["allow_pickle"], bool(recipe.prompt), bool(recipe.image), *said_by(recipe.prompt)]
+        return json.dumps([values, told], sort_keys=True, default=str)
+
+    def words_of(self, recipe: Recipe) -> Words:
+        """What parameters take from the words that vary. Functions are called where a shape asks for them."""
+        return {"prompt": lambda: recipe.prompt, "seed": lambda: recipe.seed, "seed_text": lambda: str(recipe.seed),
+                "title": lambda: recipe.title, "frame_name": lambda: _frame_name(recipe),
+                "image_digest": lambda: _picture_digest(recipe.image), "recipe_digest": lambda: recipe_digest(recipe)}
+
+    def twin_of(self, recipe: Recipe, scratch: Path) -> Recipe:
+        """A recipe of the same shape that differs in all that varies, by words that occur nowhere else."""
+        changes: dict[str, Any] = {"seed": (recipe.seed + 918_273_645_546_372_819) % 2**63, "name": "qxzvtwinname"}
+        if recipe.prompt:
+            changes["prompt"] = f"{recipe.prompt[:900]} qxzvtwinprompt"
+        if recipe.image:
+            changes["image"] = str(_other_picture(scratch))
+        return recipe.model_copy(update=changes)
+
+    def may_be_kept(self, recipe: Recipe) -> bool:
+        """Whether a shape may be kept on the disk: nothing in it comes from the user's files or from this machine's
+        programs."""
+        return (recipe.pipeline not in CLIPS and not any(getattr(recipe, name) for name in self.FILES)
+                and not any(name in told for told in recipe.stages.values() for name in ("lora", "embedding")))
+
+    def weights(self, recipe: Recipe, roles: Iterable[str]) -> dict[str, str]:
+        """role -> digest, as a plan would ask for them now."""
+        from engine.models.sets import model_set
+        models = model_set(recipe.models, recipe.roles, commercial_only=self.options["commercial_only"],
+                           allow_pickle=self.options["allow_pickle"])
+        return {role: models.digest(role) for role in roles}
+
+
+@lru_cache(maxsize=65_536)
+def said_by(prompt: str) -> tuple[str, str]:
+    """What pipelines read in a prompt beside the prompt itself: the kind, for its height, and the material."""
+    from engine.export.heights import kind_in
+    from engine.export.materials import material_in
+    return kind_in(prompt) or "", material_in(prompt) or ""
+
+
+def with_picks(assets: Iterable[tuple[str, Recipe]], picks: Mapping[str, int | bool], where: str
+               ) -> dict[str, Recipe | None]:
+    """id -> its recipe with the candidate that was picked; None for one that was turned down (false).
+
+    BadInput names the id that the batch does not have, or that no picture is drawn for.
+    """
+    from engine.errors import BadInput
+    from engine.recipes.recipe import DRAWN
+    from engine.runs.words import unknown
+    recipes = dict(assets)
+    for id in picks:
+        if id not in recipes:
+            raise unknown("asset", id, recipes, where)
+    chosen: dict[str, Recipe | None] = {}
+    for id, recipe in recipes.items():
+        pick = picks.get(id)
+        if pick is None:
+            chosen[id] = recipe
+        elif pick is False:
+            chosen[id] = None
+        elif recipe.pipeline not in DRAWN or recipe.image:
+            raise BadInput(f"{where}: {id} has no candidates to pick from", "Take that line out")
+        else:
+            chosen[id] = make_recipe(**{**recipe.model_dump(mode="json", exclude_none=True), "pick": pick})
+    return chosen
+
+
+def _frame_name(recipe: Recipe) -> str:
+    from engine.clip_api import frame_name
+    return frame_name(recipe)
+
+
+def _picture_digest(path: str) -> str:
+    from engine.stages.load_picture import picture_digest
+    return picture_digest(path) if path else ""
+
+
+def _other_picture(scratch: Path) -> Path:
+    """A picture that is no user's."""
+    import numpy as np
+
+    from engine.artifacts import save_png
+    path = scratch / "twin.png"
+    if not path.exists():
+        save_png(path, np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3))
+    return path
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """For :meth:`Planner.twin_of`."""
+    return tempfile.TemporaryDirectory(prefix="maquette-plan-")

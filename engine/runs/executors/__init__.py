@@ -1,0 +1,1 @@
+"""Executors beside the local processes; each behind ``engine.runs.batch.executor.Executor``."""
