@@ -169,7 +169,7 @@ def weight_rows() -> list[Row]:
     from engine.models.sets import BUILTIN_FOLDER
     files = [*BUILTIN_FOLDER.glob("control_*/*.safetensors"), *BUILTIN_FOLDER.glob("image_prompt/*.safetensors")]
     return [row("four controls and the image prompt", sum(f.stat().st_size for f in files) / 1e6, "MB", 5.0, 4.9,
-                f"{len(files)} files of differences in half precision")]
+                f"{len(files)} files of differences, a byte a number")]
 
 
 def edge_rows(painter: Painter, props: Held, plain: np.ndarray) -> list[Row]:
