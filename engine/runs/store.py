@@ -76,9 +76,17 @@ class Store:
         """Where the store is: ``where``, else MAQUETTE_STORE, else the user's cache folder."""
         chosen = str(where or os.environ.get("MAQUETTE_STORE") or files.user_cache_folder() / "store")
         if "://" in chosen:
-            raise BadInput(f"the store {chosen} is a URL; this version keeps stores in folders only",
-                           "Give --store a folder")
+            raise BadInput(f"the store {chosen} is a URL, and this needs a folder", "Give --store a folder")
         return Path(chosen).expanduser()
+
+    @staticmethod
+    def open(where: str | Path | None = None) -> Store:
+        """The store in a folder or behind a URL: ``where``, else MAQUETTE_STORE, else the user's cache folder."""
+        chosen = str(where or os.environ.get("MAQUETTE_STORE") or "")
+        if "://" in chosen:
+            from engine.runs.remote import RemoteStore
+            return RemoteStore(chosen)
+        return Store(Store.place(where))
 
     # -- artifacts --------------------------------------------------------------------------------------------------
 
