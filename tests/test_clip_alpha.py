@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from clip_helpers import Job, Set, matting
 from mesh_helpers import Notes
 
 from engine.artifacts import over_white
 from engine.clip_artifacts import Clip, FrameFiles
 from engine.clips import alpha
 from engine.clips.measure import keypoint_error, measured
+from engine.diffusion import mattes
 from engine.errors import RunFailed
 from engine.stages.clip_alpha import ClipAlpha, clip_alpha
 from engine.training.clip_data import render_clip, sample_clip
@@ -91,6 +93,27 @@ def test_a_disc_before_white_comes_back_with_its_own_colour_to_the_rim():
     assert np.abs(over_white(found) - over_white(truth)).max() < 0.12
 
 
+def test_both_is_the_mean_of_two_alphas_with_colours_of_covered_pixels():
+    picture = over_white(discs(1))[0]
+    network = matting()
+    colour = mattes.border_colour(picture)[0]
+    alphas = (mattes.model_alpha(network, picture, "cpu"),
+              mattes.mean_edge(picture, mattes.plain_mask(picture, colour), colour)[..., 3])
+    found = alpha.both(network, "cpu")(picture)
+    assert np.array_equal(found[..., 3], (alphas[0] + alphas[1]) / 2) and np.abs(alphas[0] - alphas[1]).max() > 0.05
+    assert np.abs(found[found[..., 3] > 0.05][:, :3] - (0.8, 0.2, 0.1)).max() < 0.02
+
+
+def test_a_dark_outline_is_no_mix():
+    """A row: background, a pixel that is half red, red, red, red; and one whose rim is black."""
+    red, white = np.float32((0.8, 0.2, 0.1)), np.ones(3, np.float32)
+    row = np.stack([white, (red + white) / 2, *[red] * 7, np.zeros(3, np.float32), white])[None].repeat(5, 0)
+    shape = np.float32([0, 0.5, *[1] * 8, 0])[None].repeat(5, 0)
+    found = alpha.freed(row, shape, white)
+    assert np.allclose(found[2, 1], (*red, 0.5)) and np.allclose(found[2, 9], (0, 0, 0, 1))
+    assert np.array_equal(found[..., 3], shape) and np.allclose(found[:, 2:9, :3], red)
+
+
 def test_what_is_wrong_for_one_frame_goes():
     """A hole that opens in one matte while the picture stands still is closed; flicker falls to the truth's."""
     still = np.repeat(discs(1), 5, 0)
@@ -117,12 +140,15 @@ def test_the_toybox_is_cut_out_as_the_truth_says():
 # -- the stage ---------------------------------------------------------------------------------------------------------
 
 def test_the_stage_says_how_and_keeps_frames_in_files():
-    truth, job = discs(), Notes()
+    truth, job = discs(), Job(Set())
     opaque = np.concatenate([over_white(truth), np.ones((*truth.shape[:3], 1), np.float32)], -1)
     made = clip_alpha(Clip(opaque, 10.0, True, {"windows": 1}), ClipAlpha(), job)
-    assert made.meta == {"windows": 1, "alpha": "by the plain background's colour, calmed over time"}
+    assert made.meta == {"windows": 1, "alpha": "mean of the matting network's and the plain background's, calmed over "
+                                                 "time"}
     assert isinstance(made.frames, FrameFiles) and (made.fps, made.loop, len(made)) == (10.0, True, 6)
-    assert np.abs(np.asarray(made.frames)[..., 3] - truth[..., 3]).max() < 0.13
+    assert np.abs(np.asarray(made.frames)[..., 3] - truth[..., 3]).mean() < 0.01
+    seen = np.asarray(made.frames)[..., 3] > 0.05
+    assert np.abs(np.asarray(made.frames)[..., :3] - truth[..., :3])[seen].max() < 0.02, "no white fringe"
     figures = measured(np.asarray(made.frames), True)
     assert job.metrics["alpha_flicker"] == figures.alpha_flicker and job.metrics["seam"] == figures.seam
     assert job.metrics["seam_over_step"] == figures.seam / figures.frame_step
@@ -141,8 +167,8 @@ def test_alpha_that_is_there_stays():
 def test_a_clip_of_nothing_is_named():
     white = np.ones((3, 32, 32, 4), np.float32)
     with pytest.raises(RunFailed, match="nothing of the clip is left once its background is gone"):
-        clip_alpha(Clip(white), ClipAlpha(), Notes())
-    some, job = discs(4), Notes()
+        clip_alpha(Clip(white), ClipAlpha(), Job(Set()))
+    some, job = discs(4), Job(Set())
     some[1, ..., 3] = 0
     clip_alpha(Clip(some), ClipAlpha(), job)
     assert job.warnings == ["in 1 of 4 frames nothing is left once the background is gone"]

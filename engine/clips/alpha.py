@@ -23,6 +23,8 @@ from engine.diffusion import mattes
 TOLERANCE = 0.06
 """Colours that differ by less, in the largest channel (sRGB 0..1), did not change. On toybox clips that came through
 the built-in VAE with noise: alpha flicker 0.214 at 0, 0.207 at 0.06, 0.202 at 0.1 (truth 0.213), mask IoU the same."""
+MIXED = 0.05
+"""How far from the straight line between two colours their mix may lie, largest channel."""
 CLEAR = 0.02
 """Alpha below which nothing is seen: such pixels carry the colour of the nearest that is."""
 SPREAD = 8
@@ -50,6 +52,43 @@ def plain(background: np.ndarray | None = None) -> Matte:
         colour = mattes.border_colour(image)[0] if background is None else background
         return mattes.soft_edge(image, mattes.plain_mask(image, colour), colour)
     return matte
+
+
+def both(matting: Any, device: str) -> Matte:
+    """For drawn figures before a plain background: the mean of two alphas, the network's and that of ``mean_edge``,
+    which takes pale rims for mist; colours as of ``freed``.
+
+    Measured on seven clips by the built-in reference animation (and on true ones through the VAE): mask IoU 0.881
+    (0.940); the network alone 0.875 (0.919), ``plain`` 0.874 (0.944), ``mean_edge`` 0.883 (0.937). Over green, against
+    truth over green: 16.9 dB; the network 16.7, ``plain`` 15.6 (white rims), ``mean_edge`` 16.1.
+    """
+    def matte(image: np.ndarray) -> np.ndarray:
+        colour = mattes.border_colour(image)[0]
+        by_mist = mattes.mean_edge(image, mattes.plain_mask(image, colour), colour)[..., 3]
+        return freed(image, (mattes.model_alpha(matting, image, device) + by_mist) / 2, colour)
+    return matte
+
+
+def freed(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Straight RGBA of a picture before a known background: what is a mix of it and of the figure takes the figure's
+    colour, that of the nearest pixel inside. (h, w, 3), (h, w), (3,) -> (h, w, 4)
+
+    Inside is what is covered, but for its outermost pixel (thin parts have no inside of their own: all of them counts).
+    At the rim a colour is a mix where it lies between the inside's and the background's, within ``MIXED``; others stay
+    (a cartoon's dark outline), or are the nearest covered pixel's where they are half covered.
+    """
+    solid = alpha >= 0.95
+    if not solid.any():
+        return np.concatenate([image, alpha[..., None]], -1).astype(np.float32)
+    inside = ndimage.binary_erosion(solid, np.ones((3, 3)), border_value=1)
+    inside = np.where(ndimage.binary_propagation(inside, mask=solid), inside, solid)
+    pure, near = (image[tuple(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))]
+                  for mask in (inside, solid))
+    way = pure - background
+    share = ((image - background) * way).sum(-1) / np.maximum((way**2).sum(-1), 1e-6)
+    mix = np.abs(image - (background + np.clip(share, 0, 1)[..., None] * way)).max(-1) <= MIXED
+    rgb = np.where((mix & ~inside)[..., None], pure, np.where(solid[..., None], image, near))
+    return np.concatenate([rgb, alpha[..., None]], -1).astype(np.float32)
 
 
 def by_model(matting: Any, device: str) -> Matte:

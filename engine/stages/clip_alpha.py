@@ -20,22 +20,24 @@ from engine.job import Job, Params, stage
 PLAIN_BORDER = 0.75
 """From this share of border pixels of one colour on, a frame's background counts as plain, as in ``cut_out``."""
 WORDS = {"own": "the clip's own", "plain": "by the plain background's colour", "model": "by the matting network",
+         "both": "mean of the matting network's and the plain background's",
          "none": "none: the whole picture stays"}
 
 
 class ClipAlpha(Params):
     """Parameters of ``clip_alpha``."""
 
-    method: Literal["auto", "own", "plain", "model", "none"] = Field(
+    method: Literal["auto", "own", "both", "plain", "model", "none"] = Field(
         "auto", description="own: the clip's alpha as it is; plain: by the background's colour; model: the matting "
-                            "network; none: nothing is cut out; auto: the first of these that fits.")
+                            "network; both: the mean of these two; none: nothing is cut out. auto: own where there is "
+                            "any, both before a plain background, else model.")
     calm: float = Field(alpha.TOLERANCE, ge=0, le=1, description="Colours that change by less from frame to frame "
                                                                  "(sRGB, 0 to 1) count as still: there the matte is "
                                                                  "the median of three frames'. 0: no calming.")
 
 
 def _roles(p: ClipAlpha) -> tuple[str, ...]:
-    return ("matting",) if p.method in ("auto", "model") else ()
+    return ("matting",) if p.method in ("auto", "both", "model") else ()
 
 
 @stage(version=1, roles=_roles)
@@ -74,7 +76,7 @@ def _method(clip: Clip, p: ClipAlpha) -> str:
     if any((frame[..., 3] < 0.5).mean() > 0.005 for frame in looked):
         return "own"
     shares = [mattes.border_colour(frame[..., :3])[1] for frame in looked]
-    return "plain" if min(shares) >= PLAIN_BORDER else "model"
+    return "both" if min(shares) >= PLAIN_BORDER else "model"
 
 
 class _Opaque:
@@ -95,7 +97,10 @@ def _freed(clip: Clip, method: str, p: ClipAlpha, job: Job) -> Iterator[np.ndarr
         return (np.concatenate([over_white(f), np.ones_like(f[..., 3:])], -1) for f in clip.frames)
     if method == "own":
         return (alpha.spread(frame) for frame in clip.frames)
-    matte = alpha.plain() if method == "plain" else alpha.by_model(job.model("matting"), job.device)
+    if method == "plain":
+        matte = alpha.plain()
+    else:
+        matte = (alpha.both if method == "both" else alpha.by_model)(job.model("matting"), job.device)
     return alpha.calmed(_Opaque(clip), matte, clip.loop, p.calm)
 
 
