@@ -6,8 +6,9 @@
     assets/<id>/    what ``make`` leaves; assets/<id>~2/ where another run's files are there already
     run.lock        the process that works here; the system drops the lock when that process dies
 
-Lines of the journal: {"event": "run", ...} when a run begins, "taken" and "ended" for each attempt at an asset, "part"
-for parameters that many assets share (by digest), "stop" and "over" where a run ends by itself.
+Lines of the journal: {"event": "run", ...} when a run begins, "placed" with the folders that it gives its assets,
+"taken" and "ended" for each attempt at an asset, "part" for parameters that many assets share (by digest), "stop" and
+"over" where a run ends by itself.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ JOURNAL_SCHEMA = 1
 class Known:
     """What a journal tells: its runs, the last end of each asset, and the last one that went well.
 
+    placed : id -> [folder, digest of what it was given for]
     torn : lines that are no JSON: the last one of a run that was killed while it wrote
     """
 
@@ -39,12 +41,15 @@ class Known:
     ended: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
+    placed: dict[str, list[str]] = field(default_factory=dict)
     torn: int = 0
 
     def take(self, line: dict[str, Any]) -> None:
         match line.get("event"):
             case "run":
                 self.runs.append(line)
+            case "placed":
+                self.placed |= line["assets"]
             case "part":
                 self.parts[line["digest"]] = line["value"]
             case "ended":

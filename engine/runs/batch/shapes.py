@@ -25,8 +25,8 @@ Words = dict[str, Callable[[], Any]]
 """Name -> what gives its value, called only where a shape needs it."""
 _MARK = "\0"
 _SLOT = re.compile(r'"\\u0000([a-z_0-9:]+)\\u0000"')
-Metrics = Callable[[str], list[dict[str, Any]] | None]
-"""Key -> the figures kept with it; None where the store has no such result."""
+Metrics = Callable[[str, bool], list[dict[str, Any]] | None]
+"""(key, whether a gate asks) -> the figures kept with it, [] where no gate asks; None: the store has no such result."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Shape:
             texts["seed:own"] = str(int(hashlib.sha256(own.encode()).hexdigest()[:16], 16) >> 1)
             request = stage.request(texts, requests)
             attempt = stage.attempt(texts, attempts)
-            figures = metrics(attempt)
+            figures = metrics(attempt, bool(stage.gates))
             if figures is not None and stage.gates and not all(ok for _, _, ok in refusals(stage.gates, figures)):
                 return None
             requests[stage.label], attempts[stage.label] = f'"{request}"', f'"{attempt}"'
@@ -176,7 +176,7 @@ def slow_keys(planned: Planned, metrics: Metrics) -> list[StageKeys]:
                 inputs=[accepted[handle.label] if handle else None for handle in node.inputs],
                 seed=seed_of(planned.run.seed, planned.run.asset, node.label, 0, number), weights=node.weights,
                 ground=planned.run.ground)
-            figures = metrics(attempt)
+            figures = metrics(attempt, bool(node.gates))
             if figures is None:
                 found = "missing"
                 break
