@@ -73,7 +73,7 @@ def plan_asset(recipe: Recipe, *, store: str | Path | None = None, device: str =
     if recipe.pipeline in CLIPS:
         raise BadInput(f"{recipe.pipeline} makes a clip, no mesh", "maquette clip makes it; maquette run its recipe")
     models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
-    run = Run(Store(Store.place(store)), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
+    run = Run(Store.open(store), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
               overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
     mesh = _mesh(run, recipe)
     # A user's own mesh goes back to where it stood, unless it is asked to be of another height.

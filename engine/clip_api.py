@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import clip_pipelines
 from engine.errors import BadInput, RunFailed
-from engine.made import Made, performed
-from engine.recipes.recipe import CLIPS, Recipe, default_clip_pipeline, make_recipe, recipe_digest
+from engine.made import Made, performed, told_of
+from engine.recipes.recipe import CLIPS, Recipe, default_clip_pipeline, make_recipe
 from engine.runs.events import Listener
 from engine.runs.report import Report
 from engine.runs.run import Handle, Outcome, Run
@@ -87,7 +87,7 @@ def plan_clip(recipe: Recipe, *, store: str | Path | None = None, device: str = 
     if recipe.pipeline not in CLIPS:
         raise BadInput(f"{recipe.pipeline} makes a mesh, no clip", "maquette make makes it; maquette run its recipe")
     models = model_set(recipe.models, recipe.roles, commercial_only=commercial_only, allow_pickle=allow_pickle)
-    run = Run(Store(Store.place(store)), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
+    run = Run(Store.open(store), models, seed=recipe.seed, asset=recipe.seed_id, quality=recipe.quality,
               overrides=recipe.stages, gates=recipe.gates, device=device, until=until, listeners=listeners)
     clip = _clip(run, recipe)
     # What cannot be written here is left out of the plan, so that the same request writes it where it can be.
@@ -96,7 +96,7 @@ def plan_clip(recipe: Recipe, *, store: str | Path | None = None, device: str = 
     writable, lacking = formats.sorted_out(asked)
     if wanted is not None:
         run.overrides["export_clip"]["formats"] = writable
-    files = clip_pipelines.publish(run, clip, name=frame_name(recipe), formats=writable, papers=papers(recipe))
+    files = clip_pipelines.publish(run, clip, name=frame_name(recipe), formats=writable, papers=told_of(recipe))
     run.check()
     return ClipPlan(recipe, run, clip, files, lacking)
 
@@ -134,15 +134,6 @@ def frame_name(recipe: Recipe) -> str:
     name = f"{recipe.title}_{recipe.motion}" if recipe.motion else recipe.title
     plain = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_.-") else "_" for sign in name)
     return plain[:64].strip("_.-") or "clip"
-
-
-def papers(recipe: Recipe) -> dict[str, str]:
-    """What every file of the clip says of its own making. ``recipe`` is ``recipe_digest``'s."""
-    from engine import __version__
-    told = {"title": recipe.prompt or recipe.title, "comment": f"made by Maquette {__version__}",
-            "prompt": recipe.prompt, "negative": recipe.negative, "motion": recipe.motion, "seed": str(recipe.seed),
-            "pipeline": recipe.pipeline, "models": recipe.models, "recipe": recipe_digest(recipe)}
-    return {name: text for name, text in told.items() if text}
 
 
 def clip(prompt: str = "", *, image: str | Path | None = None, motion: str = "", poses: str | Path | None = None,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.recipes.recipe import Recipe
+from engine.recipes.recipe import Recipe, recipe_digest
 from engine.runs import files
 from engine.runs.events import JsonLines
 from engine.runs.manifest import build_manifest
-from engine.runs.report import Report, build_report
+from engine.runs.report import Report, build_report, models_used
 
 if TYPE_CHECKING:
     from engine.runs.run import Handle, Outcome, Run
@@ -49,12 +50,30 @@ class Made:
         """What must be said of the whole, beside what its stages say."""
         return []
 
-    def save(self, folder: str | Path) -> Path:
-        """Write its files, recipe and report into ``folder``; report.json comes last."""
+    def papers(self) -> dict[str, Any]:
+        """What its files say of its making: recipe (``recipe_digest``), seed, words, models and their licences."""
+        models = models_used(self.run, self.outcomes)
+        licences = [{"role": m.role, "model": m.id, "licence": m.licence, "commercial": m.commercial} for m in models]
+        return {**told_of(self.recipe), "seed": self.recipe.seed, **({"licences": licences} if licences else {})}
+
+    def save(self, folder: str | Path, papers: Mapping[str, Any] | None = None) -> Path:
+        """Write its files, recipe and report into ``folder``; report.json comes last.
+
+        papers : beside :meth:`papers`, written into the files (a batch's name and digest)
+        """
         from engine.export.folder import write_folder
         target = Path(folder)
-        self._papers = write_folder(self, target)
+        self._papers = write_folder(self, target, papers)
         return target
+
+
+def told_of(recipe: Recipe) -> dict[str, str]:
+    """What a recipe says of an asset, as texts. ``recipe`` is ``recipe_digest``'s."""
+    from engine import __version__
+    told = {"title": recipe.prompt or recipe.title, "comment": f"made by Maquette {__version__}",
+            "prompt": recipe.prompt, "negative": recipe.negative, "motion": recipe.motion, "seed": str(recipe.seed),
+            "pipeline": recipe.pipeline, "models": recipe.models, "recipe": recipe_digest(recipe)}
+    return {name: text for name, text in told.items() if text}
 
 
 def performed(run: Run, recipe: Recipe, *goals: Handle[Any]) -> tuple[list[Outcome], float]:

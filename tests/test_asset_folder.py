@@ -128,7 +128,8 @@ def test_a_second_asset_in_the_folder_leaves_nothing_of_the_first(tmp_path: Path
 def test_an_interrupted_save_is_never_taken_for_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = make_asset(tmp_path).save(tmp_path / "out")
     from engine.runs import files
-    monkeypatch.setattr(files, "copy_file", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    for name in ("copy_file", "write_file"):
+        monkeypatch.setattr(files, name, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         make_asset(tmp_path).save(out)
     assert not (out / "report.json").exists()

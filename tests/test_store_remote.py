@@ -50,7 +50,7 @@ def test_two_machines_share_what_one_of_them_made(tmp_path: Path) -> None:
     assert np.array_equal(made.image, again.image)
     here = Run(Store(tmp_path / "folder"), FakeModels(), device="cpu")
     assert np.array_equal(here.execute(pipeline(here)).image, made.image)
-    assert set(one.keys()) == set(two.keys()) == set(here.store.keys())  # noqa: SIM118  (a method of the store)
+    assert set(one.keys()) == set(two.keys()) == set(here.store.keys())
     assert contents(two.root) == contents(here.store.root) == contents(tmp_path / "far")
 
 

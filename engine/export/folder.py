@@ -7,10 +7,12 @@ comes last when it is whole: where it stands, all that it lists is there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
+from engine.export.papers import stamped_copy
 from engine.recipes.recipe import Recipe, dump_recipe
 from engine.runs import files
 from engine.runs.report import FileRecord, Report, build_report
@@ -26,8 +28,11 @@ ALONG = {"frame_character": ("picture.png", "character.png", "picture"),
 """Stage -> (a file of its artifact, its name in the folder, its role), of what is shown beside the finished files."""
 
 
-def write_folder(asset: Made, folder: Path) -> Report:
-    """Write an executed asset into ``folder``. A run stopped by ``until`` leaves what it made, and no report.json."""
+def write_folder(asset: Made, folder: Path, papers: Mapping[str, Any] | None = None) -> Report:
+    """Write an executed asset into ``folder``. A run stopped by ``until`` leaves what it made, and no report.json.
+
+    papers : beside the asset's own, written into its pictures, clips and meshes (``engine.export.papers``)
+    """
     if asset.recipe.folder and Path(asset.recipe.folder).resolve() == folder.resolve():
         raise BadInput(f"{folder} is the folder of the pictures", "Choose another folder with --out")
     files.ensure_writable(folder, "the asset", "--out")
@@ -35,7 +40,7 @@ def write_folder(asset: Made, folder: Path) -> Report:
         before = _listed(folder)
         (folder / "report.json").unlink(missing_ok=True)
         recipe, own = _with_lora(*_portable(asset.recipe, folder), folder)
-        written = {**_copy(_sources(asset), folder), **own}
+        written = {**_copy(_sources(asset), folder, {**asset.papers(), **(papers or {})}), **own}
         files.write_file(folder / "recipe.toml", dump_recipe(recipe))
         written["recipe.toml"] = "recipe"
         report = build_report(asset.run, asset.outcomes, asset=asset.recipe.title, pipeline=asset.recipe.pipeline,
@@ -105,9 +110,15 @@ def _sources(asset: Made) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def _copy(sources: dict[str, tuple[Path, str]], folder: Path) -> dict[str, str]:
-    for name, (source, _) in sources.items():
-        files.copy_file(source, folder / name)
+def _copy(sources: dict[str, tuple[Path, str]], folder: Path, papers: Mapping[str, Any]) -> dict[str, str]:
+    """Copies with their papers inside."""
+    for name, (source, role) in sources.items():
+        # A clip's own files, and none besides, lie beside its frames: they have papers from the stage that wrote them.
+        whole = None if (source.parent / "frames").is_dir() or role == "frame" else stamped_copy(source, papers)
+        if whole is None:
+            files.copy_file(source, folder / name)
+        else:
+            files.write_file(folder / name, whole)
     return {name: role for name, (_, role) in sources.items()}
 
 

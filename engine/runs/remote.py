@@ -97,7 +97,7 @@ class RemoteStore(Store):
             try:
                 reason = self._bring(key, part)
                 if not reason:
-                    reason, manifest = self._inspect(part, key)
+                    reason, _ = self._inspect(part, key)
                 if reason:
                     damaged(reason)
                     self.discard(key)

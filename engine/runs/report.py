@@ -99,7 +99,6 @@ def build_report(run: Run, outcomes: list[Outcome], *, asset: str, pipeline: str
                  seconds: float | None = None, warnings: list[str] | None = None) -> Report:
     """Put together what an executed run knows. ``seconds``: wall time of this run as the user felt it."""
     stages, metrics, gates, said = [], [], [], list(warnings or [])
-    roles: dict[str, None] = {}
     for outcome in outcomes:
         label, accepted = outcome.node.label, outcome.accepted
         timing = accepted.entry.timing
@@ -107,7 +106,6 @@ def build_report(run: Run, outcomes: list[Outcome], *, asset: str, pipeline: str
                                   peak_bytes=int(timing.get("peak_bytes", 0)),
                                   device_peak_bytes=int(timing.get("device_peak_bytes", 0)), cached=accepted.cached,
                                   attempts=len(outcome.attempts)))
-        roles |= dict.fromkeys(outcome.node.weights)
         metrics += [Metric(name=f"{label}.{m['name']}", value=_finite(m["value"]), unit=m["unit"],
                            against=m["against"]) for m in accepted.entry.metrics]
         for attempt in outcome.attempts:
@@ -126,13 +124,20 @@ def build_report(run: Run, outcomes: list[Outcome], *, asset: str, pipeline: str
         if device_peak := max((stage.device_peak_bytes for stage in stages), default=0):
             metrics.append(Metric(name="run.device_peak_bytes", value=device_peak, unit="byte",
                                   against="the largest stage, on the GPU"))
-    models = []
-    if run.models is not None:
-        for role in roles:
-            info = run.models.info(role)
-            models.append(ModelRecord(**{name: str(_read(info, name)) for name in ModelRecord.model_fields}))
-    return Report(schema=1, asset=asset, pipeline=pipeline, quality=run.quality, seed=run.seed, models=models,
-                  stages=stages, metrics=metrics, gates=gates, files=files, warnings=list(dict.fromkeys(said)))
+    return Report(schema=1, asset=asset, pipeline=pipeline, quality=run.quality, seed=run.seed,
+                  models=models_used(run, outcomes), stages=stages, metrics=metrics, gates=gates, files=files,
+                  warnings=list(dict.fromkeys(said)))
+
+
+def models_used(run: Run, outcomes: list[Outcome]) -> list[ModelRecord]:
+    """Every model that a stage asked for, once, with its licence."""
+    if run.models is None:
+        return []
+    records = []
+    for role in dict.fromkeys(role for outcome in outcomes for role in outcome.node.weights):
+        info = run.models.info(role)
+        records.append(ModelRecord(**{name: str(_read(info, name)) for name in ModelRecord.model_fields}))
+    return records
 
 
 def _read(info: Any, name: str) -> Any:

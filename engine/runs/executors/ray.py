@@ -348,7 +348,7 @@ def _complaint(about: dict[str, Any]) -> BadInput | None:
 
 
 def _class(error: Exception) -> str:
-    """What a retry is decided by. Ray's own guard kills the worker that holds most when a machine runs out of memory."""
+    """What a retry is decided by. Ray's own guard kills a worker when its machine runs out of memory."""
     words = f"{type(error).__name__} {error}"
     return "memory" if "OutOfMemory" in words or "running low on memory" in words else "worker"
 
