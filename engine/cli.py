@@ -12,6 +12,7 @@ from engine.clip_cli import clip
 from engine.image_cli import image
 from engine.making_cli import make as make_folder
 from engine.models_cli import models as models_app
+from engine.recipes_cli import schema, show
 from engine.runs.stopping import stoppable as _stoppable
 
 app = typer.Typer(name="maquette", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -93,6 +94,8 @@ def make(out: Out,
 
 
 app.command()(clip)
+app.command()(show)
+app.command()(schema)
 
 
 @app.command()

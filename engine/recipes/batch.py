@@ -139,7 +139,7 @@ def load_batch(path: Path, settings: Sequence[str] = (), limit: int = LIMIT) -> 
         parsed = parse_document({"format": FORMAT, **{name: table for name, table in top.items() if table}}, where)
     from engine.recipes.expand import expand
     name = settled.get("name") or values.get("name") or id_of([path.stem])
-    assets, axes = expand(values, settled, parsed, name=name, where=where, folder=folder, limit=limit)
+    assets, axes = expand(values, settled, parsed, name=name, file=path.name, where=where, folder=folder, limit=limit)
     return Batch(name=name, path=path, digest=_digest(values, settled, assets), assets=assets, axes=axes,
                  seed=settled.get("seed", values.get("seed", 0)), budget=_budget(parsed.budget),
                  export=_export(parsed.export), models=settled.get("models", values.get("models", "builtin")))
@@ -160,7 +160,7 @@ def _single(path: Path, values: dict[str, Any], settled: dict[str, Any], folder:
     stages = {label: {name: placed(value, folder) if name in ADAPTERS else value for name, value in told.items()}
               for label, told in said.get("stages", {}).items()}
     recipe = checked(merged({**said, **placed_in, **({"stages": stages} if stages else {})}, settled), f"{path}: ")
-    layers = (Layer("recipe", path.name, said), Layer("--set", "--set", settled))
+    layers = (Layer("recipe", path.name, said), Layer("--set", "", settled))
     asset = BatchAsset(id=id_of([recipe.title]), recipe=recipe, seed_id=recipe.seed_id, layers=layers,
                        export_name=id_of([recipe.title]))
     return Batch(name=recipe.title, path=path, digest=_digest(values, settled, (asset,)), seed=recipe.seed,

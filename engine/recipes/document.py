@@ -25,7 +25,8 @@ MAX_DEPTH = 40
 RESERVED = ("name", "asset", "stem", "version")
 """Names in braces that the format itself fills; see docs/recipes.md."""
 Scalar = str | bool | int | float
-Word = Annotated[str, Field(pattern=r"^[^\W\d]\w*$", max_length=64)]
+NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+Word = Annotated[str, Field(pattern=NAME)]
 _OF_THE_BATCH = ("format", "name", "seed_id")
 _DEFAULTS = {name: field for name, field in Recipe.model_fields.items() if name not in _OF_THE_BATCH}
 FIELDS: tuple[str, ...] = tuple(_DEFAULTS)
@@ -91,7 +92,7 @@ class MatrixTable(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True, frozen=True)
-    __pydantic_extra__: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(init=False)
+    __pydantic_extra__: dict[Word, Annotated[list[Scalar], Field(min_length=1)]] = Field(init=False)
 
     reseed: list[str] = Field(default_factory=list, description="axes that enter the seed; without: a variant keeps "
                                                                 "its shape")
@@ -103,8 +104,9 @@ class MatrixTable(BaseModel):
     @model_validator(mode="after")
     def _axes_have_names(self) -> MatrixTable:
         for axis in self.__pydantic_extra__ or {}:
-            if not re.fullmatch(r"[^\W\d]\w*", axis):
-                raise ValueError(f"{axis!r} is no name of an axis; write stages.LABEL.parameter without quotes")
+            if not re.fullmatch(NAME[1:-1], axis):
+                raise ValueError(f"{axis!r} is no name of an axis: letters, digits and _, at most 64; "
+                                 f"stages.LABEL.parameter stands without quotes")
         return self
 
 
@@ -114,7 +116,7 @@ class RecipeFile(_Fields):  # type: ignore[misc]
     format: Literal[1] = Field(description="1")
     name: str | None = Field(None, max_length=80, pattern=r"^[\w\-. ]*$",
                              description="letters, digits, spaces and . _ -, at most 80")
-    seed_id: str | None = Recipe.model_fields["seed_id"]
+    seed_id: str | None = Field(None, description=Recipe.model_fields["seed_id"].description)
     id: str | None = Field(None, min_length=1, max_length=200, description="template of the assets' ids; {asset}, "
                                                                          "{stem}, {name}, variables and axes")
     vars: dict[Word, Scalar] = Field(default_factory=dict, description="variables for {name} in texts")
@@ -225,7 +227,8 @@ def _place(parts: tuple[Any, ...], values: dict[str, Any]) -> tuple[str, type[Ba
         head = f"asset {parts[1] + 1}" + (f" ({id[:40]})" if isinstance(id, str) else "")
         return ".".join([head, *_dotted(parts[2:])]), model
     if len(parts) > 1:
-        model = {"budget": BudgetTable, "export": ExportTable, "matrix": MatrixTable}.get(str(parts[0]), model)
+        tables: dict[str, type[BaseModel]] = {"budget": BudgetTable, "export": ExportTable, "matrix": MatrixTable}
+        model = tables.get(str(parts[0]), model)
     return ".".join(_dotted(parts)), model
 
 

@@ -47,17 +47,17 @@ class Entry:
 class Expansion:
     """One file's expansion; see ``expand``."""
 
-    def __init__(self, values: dict[str, Any], settled: dict[str, Any], matrix: Matrix, name: str, where: str,
-                 folder: Path, limit: int) -> None:
+    def __init__(self, values: dict[str, Any], settled: dict[str, Any], matrix: Matrix, name: str, file: str,
+                 where: str, folder: Path, limit: int) -> None:
         self.values, self.settled, self.matrix, self.name = values, settled, matrix, name
         self.where, self.folder, self.limit = where, folder, limit
-        self.file = where.removesuffix(": ")
+        self.file = file
         self.said, self.set = told_fields(values), told_fields(settled)
         self.template: str | None = settled.get("id") or values.get("id")
         self.export: str = {**values.get("export", {}), **settled.get("export", {})}.get("name", "{id}")
         self.variables = {**values.get("vars", {})}
         self.base = Layer("recipe", self.file, {**self.said, "vars": self.variables})
-        self.top = Layer("--set", "--set", {**self.set, "vars": settled.get("vars", {})})
+        self.top = Layer("--set", "", {**self.set, "vars": settled.get("vars", {})})
         self.shapes, self.paths = Shapes(), Paths()
         self._plain = merged(self.said, self.set)
         self._cells: dict[str, tuple[Cell, ...]] = {}
@@ -85,7 +85,7 @@ class Expansion:
         fixed = self._fixed(own, (table or {}).get("vars", {}))
         variables = {**{axis: value for axis, value in fixed.items() if "." not in axis}, **variables}
         layer = Layer("asset", place, {**own, "vars": (table or {}).get("vars", {})}) if table is not None else None
-        patterns = [name for name in PATHS if isinstance(fields.get(name), str)
+        patterns = [name for name in PATHS if fields.get(name)
                     and (name not in self.matrix.axes or name in fixed)
                     and is_pattern(fields[name], self.folder)]
         if not patterns:
@@ -128,7 +128,7 @@ class Expansion:
         if table is not None and "id" in table:
             for name in names_in(table["id"]):
                 if name in self.matrix.axes and name not in variables:
-                    raise BadInput(f"{where}id: {{{name}}} is an axis", "Axes belong into the id at the top of the file")
+                    raise BadInput(f"{where}id: {{{name}}} is an axis", "Axes belong into the id at the top")
             check_names(table["id"], variables, f"{where}id")
             return check_id(render(table["id"], variables, in_id), where)
         if "stem" in variables:
@@ -231,8 +231,9 @@ class Expansion:
             return render(text, variables)
         except KeyError:
             layers = [layer for layer in self._layers(entry, cell) if path in flat(layer.values)]
-            where = f"{layers[-1].where}: " if layers and layers[-1].source != "--set" else "--set "
-            check_names(text, variables, f"{where}{path}")
+            _, _, table = layers[-1].where.partition(": ")
+            place = "--set " if layers[-1].source == "--set" else self.where + (f"{table}: " if table else "")
+            check_names(text, variables, f"{place}{path}")
             raise
 
     def _unlike(self, assets: list[BatchAsset]) -> None:
@@ -261,12 +262,12 @@ def in_id(value: Any) -> str:
     return slug(value) if isinstance(value, str) else spell(value)
 
 
-def expand(values: dict[str, Any], settled: dict[str, Any], parsed: RecipeFile, *, name: str, where: str, folder: Path,
-           limit: int) -> tuple[tuple[BatchAsset, ...], dict[str, tuple[Any, ...]]]:
+def expand(values: dict[str, Any], settled: dict[str, Any], parsed: RecipeFile, *, name: str, file: str, where: str,
+           folder: Path, limit: int) -> tuple[tuple[BatchAsset, ...], dict[str, tuple[Any, ...]]]:
     """The assets of a file in its order, the matrix' last axis fastest, and the axes.
 
     values, settled : the file and the --set words as they are written, checked already; parsed : the file's tables with
-    --set in them; folder : the file's, whole; where : begins messages. BadInput names the place.
+    --set in them; file : its name, in origins; where : begins messages; folder : the file's, whole path.
     """
     matrix = read_matrix(parsed.matrix, where)
-    return tuple(Expansion(values, settled, matrix, name, where, folder, limit).assets()), matrix.axes
+    return tuple(Expansion(values, settled, matrix, name, file, where, folder, limit).assets()), matrix.axes

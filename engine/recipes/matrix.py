@@ -24,7 +24,8 @@ from engine.runs.words import nearest, unknown
 class Cell:
     """One combination.
 
-    values : axis -> value; words : those that names in braces may ask for; fields : what it sets of the asset; stages : label -> parameter -> value, of its own
+    values : axis -> value; words : those that names in braces may ask for; fields : what it sets of the asset
+    stages : label -> parameter -> value, of its own
     slugs : its part of the asset's id; reseed : its part of the seed's id, "" where the seed does not follow it
     """
 
@@ -51,23 +52,23 @@ class Matrix:
     def cells(self, fixed: Mapping[str, Any]) -> Iterator[Cell]:
         """The cells in order. fixed : axis -> value, for axes that the asset or --set fixes: they do not vary."""
         axes = {axis: values for axis, values in self.axes.items() if axis not in fixed}
-        slugs = {axis: _slugs(axis, values) for axis, values in axes.items()}
+        slugs = [_slugs(axis, values) for axis, values in axes.items()]
         reseed = sorted(axis for axis in self.reseed if axis in axes)
-        for places in itertools.product(*(range(len(values)) for values in axes.values())):
-            values = {axis: axes[axis][place] for axis, place in zip(axes, places, strict=True)}
-            known = {**fixed, **values} if self.exclude else values
-            if any(all(axis in known and _same(known[axis], value) for axis, value in left.items())
-                   for left in self.exclude):
+        words, fields = [axis for axis in axes if "." not in axis], [axis for axis in axes if axis in FIELDS]
+        parameters = [(axis, *axis.split(".", 2)[1:]) for axis in axes if axis.startswith("stages.")]
+        for chosen, called in zip(itertools.product(*axes.values()), itertools.product(*slugs), strict=True):
+            values = dict(zip(axes, chosen, strict=True))
+            if self.exclude and self._left_out({**fixed, **values}):
                 continue
             stages: dict[str, dict[str, Any]] = {}
-            for axis, value in values.items():
-                if axis.startswith("stages."):
-                    _, label, name = axis.split(".", 2)
-                    stages.setdefault(label, {})[name] = value
-            words = {axis: value for axis, value in values.items() if "." not in axis}
-            yield Cell(values, words, {axis: value for axis, value in values.items() if axis in FIELDS}, stages,
-                       tuple(slugs[axis][place] for axis, place in zip(axes, places, strict=True)),
-                       "".join(f"|{axis}={json.dumps(values[axis], ensure_ascii=False)}" for axis in reseed))
+            for axis, label, name in parameters:
+                stages.setdefault(label, {})[name] = values[axis]
+            yield Cell(values, {axis: values[axis] for axis in words}, {axis: values[axis] for axis in fields}, stages,
+                       called, "".join([f"|{axis}={json.dumps(values[axis], ensure_ascii=False)}" for axis in reseed]))
+
+    def _left_out(self, values: Mapping[str, Any]) -> bool:
+        return any(all(axis in values and _same(values[axis], value) for axis, value in left.items())
+                   for left in self.exclude)
 
 
 def read_matrix(table: MatrixTable | None, where: str) -> Matrix:

@@ -28,7 +28,7 @@ def check_id(id: str, where: str = "") -> str:
 
     where : begins the message, for instance "forest.toml: [[asset]] 3: "
     """
-    if id.isascii() and len(id) <= MAX_CHARACTERS and _SAFE.fullmatch(id) and not _device(id):
+    if id.isascii() and len(id) <= MAX_CHARACTERS and _SAFE.fullmatch(id) and not _device(id):  # the usual one, quickly
         return id
     plain = unicodedata.normalize("NFC", id)
     shown = repr(plain if len(plain) <= 60 else plain[:57] + "...")
@@ -62,4 +62,6 @@ def id_of(words: Iterable[str]) -> str:
 
 
 def _device(name: str) -> bool:
+    if len(name) > 8 and "." not in name:  # longer than all of them
+        return False
     return twin(name).split(".")[0] in _DEVICES or name.split(".")[0].casefold() in _DEVICES

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from engine.recipes.overrides import flat
 from engine.recipes.recipe import Recipe
 
 Source = Literal["engine default", "recipe", "matrix", "asset", "--set"]
 """In rising order: the later one wins."""
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Layer:
 def origins_of(recipe: Recipe, variables: Mapping[str, Any], layers: Iterable[Layer]) -> dict[str, Origin]:
     """Dotted path -> the value as the recipe has it (words in braces replaced) and the highest layer that says it.
 
+    The format, the name and the seed's id, which follow from the file and the asset's id, are left out.
+
     layers : in rising order; variables : what names in braces stand for, under ``vars.``
     """
-    values = {**recipe.model_dump(mode="json"), "vars": dict(variables)}
+    values = {**recipe.model_dump(mode="json", exclude={"format", "name", "seed_id"}), "vars": dict(variables)}
     said: dict[str, Layer] = {}
     for layer in layers:
         for path in flat(layer.values):

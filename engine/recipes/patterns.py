@@ -22,7 +22,7 @@ def matching(field: str, pattern: str, folder: Path, limit: int, where: str) -> 
     BadInput where there is none, or more than ``limit``.
     """
     found: list[str] = []
-    for path in glob.iglob(pattern, root_dir=folder, recursive=True):
+    for path in glob.iglob(pattern, root_dir=folder, recursive=True):  # noqa: PTH207  (Path.glob takes no whole path)
         if (folder / path).is_dir() if field == "folder" else (folder / path).is_file():
             found.append(path)
             if len(found) > limit:

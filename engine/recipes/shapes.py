@@ -12,7 +12,7 @@ from engine.recipes.recipe import PATHS, TABLES, Recipe, checked
 
 FREE = frozenset(("prompt", "negative", "name", "seed_id", *PATHS))
 """Texts of which only whether they are there matters to the rest."""
-CHECKED_BEFORE = frozenset(("seed",))
+CHECKED_BEFORE = ("seed",)
 """Of the right type and in range by the models of the file, and without meaning for the rest."""
 
 
@@ -31,14 +31,16 @@ class Shapes:
 
         values : as the models of the file have checked them; equal tables are best given as one object
         """
-        shape = tuple((name, _presence(value)) if name in FREE else (name, self._spelled(value) if name in _NESTED
-                                                                     else value)
-                      for name, value in values.items() if name not in CHECKED_BEFORE)
+        rest = values.copy()
+        changes = {name: rest.pop(name) for name in _FREE_OR_CHECKED if name in rest}
+        for name in _NESTED:
+            if name in rest:
+                rest[name] = self._spelled(rest[name])
+        shape = (*rest.items(), *[(name, _presence(changes[name])) for name in changes if name in FREE])
         known = self._known.get(shape)
         if known is None:
             known = self._known[shape] = checked(values, where)
             return known
-        changes = {name: value for name, value in values.items() if name in FREE or name in CHECKED_BEFORE}
         if prompt := changes.get("prompt"):
             try:
                 changes["prompt"] = check(prompt)
@@ -58,7 +60,8 @@ class Shapes:
         return kept[1]
 
 
-_NESTED = frozenset((*TABLES, "formats"))
+_NESTED = (*TABLES, "formats")
+_FREE_OR_CHECKED = (*sorted(FREE), *CHECKED_BEFORE)
 
 
 def _presence(text: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from engine.errors import BadInput
 from engine.runs.words import nearest
 
-_PART = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")
+_PART = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 Parts = tuple[tuple[str, str], ...]
 """(literal text, name that follows it or "")"""
 
