@@ -13,7 +13,7 @@ from engine.models.families.base import Defaults
 from engine.models.motion import Motion
 
 BETAS: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False,
-                         "steps_offset": 1}
+                         "steps_offset": 1, "set_alpha_to_one": False}
 
 
 def adapter(seed: int = 7, mid: bool = True, longest: int = 32, widths: tuple[int, ...] = (8, 8, 16, 16)) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.diffusion.motion import mixed_noise
-from engine.diffusion.motion_windows import TURN, averaged, rescheduled, turned, windows
+from engine.diffusion.motion_windows import TURN, averaged, in_phase, rescheduled, turned, windows
 
 
 def test_windows_by_hand() -> None:
@@ -63,6 +63,17 @@ def test_a_turned_window_answers_in_the_order_of_the_clip() -> None:
     assert averaged(lambda part, _: part * 10, latents, [[2, 3, 0, 1]]).flatten().tolist() == [0, 10, 20, 30]
     wide = averaged(lambda part, _: part.expand(-1, 2, -1, -1), latents, [[0, 1, 2], [1, 2, 3]])
     assert wide.shape == (4, 2, 1, 1) and torch.equal(wide[:, :1], latents)
+
+
+def test_places_in_time_are_moments_of_a_cycle() -> None:
+    """Windows of 4 over a cycle of 4: frame 3 is at the cycle's last moment in both that see it."""
+    assert in_phase(windows(7, 4, 1), 4) == [[0, 1, 2, 3], [4, 5, 6, 3]]
+    for step in range(5):
+        for window in in_phase(windows(8, 4, 1, loop=True, step=step), 4):
+            assert [frame % 4 for frame in window] == [0, 1, 2, 3]
+        assert in_phase(windows(4, 8, 2, loop=True, step=step), 4) == [[0, 1, 2, 3]]
+    assert in_phase([[2, 3, 4, 0]], 4) == [[2, 3, 4, 0]]  # a loop of 5: 0 and 4 are one moment
+    assert in_phase([[5, 6]], 4) == [[5, 6]] and in_phase([[5, 6, 7, 8]], 0) == [[5, 6, 7, 8]]
 
 
 def test_rescheduled_noise_is_the_window_in_other_orders() -> None:

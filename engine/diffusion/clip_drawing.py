@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.clip_artifacts import Clip
 from engine.diffusion import adapters, image_prompt, inpainting, motion, pictures, prompt, sampling, sparse_control
 from engine.diffusion.adapters import Adapted
-from engine.diffusion.motion_windows import rescheduled, windows
+from engine.diffusion.motion_windows import in_phase, rescheduled, windows
 from engine.errors import BadInput
 from engine.job import Job
 from engine.models import memory
@@ -140,7 +140,7 @@ def draw_clip(p: ClipDrawing, job: Job, size: tuple[int, int] | None = None, beg
                                   image_embeds=tokens)
         latents = motion.sample(
             model.scheduler, denoise, noise, steps, p.sampler or own.sampler,
-            lambda step: windows(p.frames, window, overlap, p.loop, step),
+            lambda step: in_phase(windows(p.frames, window, overlap, p.loop, step), mover.period),
             settings=model.sampling_settings(shape), draw=_drawn_at(job.seed(0)), start=start,
             strength=1.0 if begin is None else begin.strength, after=after, watch=_watch(model, job),
             state=job.resume(), keep=job.checkpoint)
@@ -253,6 +253,9 @@ def warn_of_words(model: Any, mover: Any, p: ClipDrawing, text: str, on_top: ada
     for note in model.notes:
         job.warn(note)
     on_top.warn(text, job)
+    if p.loop and mover.period and p.frames % mover.period:
+        job.warn(f"{mover.name} knows motions of {mover.period} frames: a loop of {p.frames} does not close as well as "
+                 f"one of {max(1, round(p.frames / mover.period)) * mover.period}")
     if model.words or mover.domain_words:
         taught = mover.domain_words if p.adapter_scale else ()
         known = {*model.words, *taught, *on_top.words, *prompt.EMPTY_WORDS, *prompt.words(p.motion)}

@@ -10,6 +10,7 @@ look along time: at each place a transformer attends from frame to frame, with t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ def moving(unet: Any, adapter: Any) -> Any:
     """
     from diffusers.models.unets.unet_motion_model import UNetMotionModel
     check_fits(unet, adapter)
-    with torch.device("meta"):
-        net = UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
+    with torch.device("meta"):  # only the adapter's settings are asked; given itself, it would be moved
+        net = UNetMotionModel.from_unet2d(unet, SimpleNamespace(config=adapter.config, to=lambda device: None),
+                                          load_weights=False)
     for name in WHOLE:
         if getattr(unet, name, None) is not None:
             setattr(net, name, getattr(unet, name))
@@ -51,7 +53,9 @@ def moving(unet: Any, adapter: Any) -> Any:
                 setattr(made, name, getattr(still, name))
         if motion is not None:
             made.motion_modules = motion.motion_modules
-    if left := [name for name, tensor in net.state_dict().items() if tensor.is_meta]:
+    given = {id(t) for part in (unet, adapter) for t in [*part.parameters(), *part.buffers()]}
+    left = [name for name, t in [*net.named_parameters(), *net.named_buffers()] if id(t) not in given]
+    if left:
         raise RuntimeError(f"{len(left)} tensors of the motion U-Net come from neither part: {left[:3]}")
     return net.train(adapter.training)
 

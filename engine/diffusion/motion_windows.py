@@ -40,6 +40,18 @@ def windows(frames: int, window: int, overlap: int, loop: bool = False, step: in
     return [[(start + k) % frames for k in range(window)] for start in starts]
 
 
+def in_phase(plan: Sequence[Sequence[int]], period: int) -> list[list[int]]:
+    """The same windows for a network whose places in time are moments of a cycle of ``period`` frames: each window as
+    long as the cycle is asked in the cycle's order, so that a frame stands at the same moment in all of them.
+
+    Other windows, and those of a loop that is no whole number of cycles, stay in the order of time.
+    """
+    def moments(window: Sequence[int]) -> list[int]:
+        fits = len(window) == period == len({frame % period for frame in window})
+        return sorted(window, key=lambda frame: frame % period) if fits else list(window)
+    return [moments(window) for window in plan] if period else [list(window) for window in plan]
+
+
 def turned(frames: int, step: int) -> int:
     """Where a loop's first window begins at a step: 0 at first, then on by the golden section of the loop."""
     return int(frames * (step * TURN % 1))

@@ -265,9 +265,11 @@ def kin(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Families whose networks are built as this configuration says, sizes aside; the nearest in size first."""
     told = sketch_config(config) if part in ("unet", "transformer", "controlnet") else {}
     found = []
-    for folder in sorted(blueprints.CONFIGS.glob(f"*/{part}")):
+    for folder in sorted([*blueprints.CONFIGS.glob(f"*/{part}"), *blueprints.CONFIGS.glob(f"*/{part}_v?")]):
         theirs = blueprints.read_config(folder)
         if blueprints.class_of(theirs, part) != blueprints.class_of(config, part):
+            continue
+        if part == "motion_adapter" and _levels(theirs) != _levels(config):
             continue
         facts = sketch_config(theirs) if told else {}
         if all(told[k] == v for k, v in facts.items() if k not in FREE):
@@ -276,7 +278,11 @@ def kin(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
             found.append((-near, folder.parent.name))
     if told and told.items() >= CASCADE.items():
         found.append((0, "deepfloyd_2"))
-    return tuple(family for _, family in sorted(found))
+    return tuple(dict.fromkeys(family for _, family in sorted(found)))
+
+
+def _levels(config: Mapping[str, Any]) -> int:
+    return len(config.get("block_out_channels", ()))
 
 
 def _family(found: Sequence[Found]) -> tuple[str, str]:

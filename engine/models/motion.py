@@ -43,6 +43,7 @@ class Motion:
 
     scheduler : it was trained with; None: the text-to-image model's own
     window, overlap : frames that go through the network at once, and that neighbouring windows share
+    period : its places in time are moments of a cycle of so many frames; 0: they are not
     noise_shared : share of the noise's variance that a clip's frames have in common (0: published ones)
     domain : LoRA of the U-Net that goes with it; None: there is none; domain_words : that it taught
     motions : names of those that it knows; () : nobody listed them
@@ -54,6 +55,7 @@ class Motion:
     scheduler: Any = None
     window: int = 16
     overlap: int = 4
+    period: int = 0
     noise_shared: float = 0.0
     defaults: Defaults = ANIMATEDIFF
     domain: Lora | None = None
@@ -103,7 +105,7 @@ def builtin(folder: Path, role: str, cards: Mapping[str, Card], keep: Keep, devi
         told, taught = cards["motion"].fields, cards["domain_adapter"].fields
         return Motion(
             keep("motion/adapter", lambda: load_adapter(folder / "motion", device)), "builtin", "the built-in motion",
-            window=int(told["window"]), noise_shared=float(told["noise_shared"]),
+            window=int(told["window"]), period=int(told["period"]), noise_shared=float(told["noise_shared"]),
             defaults=Defaults(int(told["sampling_steps"]), float(told["guidance"]), "ddim"),
             domain=keep("domain_adapter/lora", lambda: lora_files.read(folder / "domain_adapter" / DOMAIN_FILE)),
             domain_words=tuple(taught["words"]), motions=tuple(told["motions"]))

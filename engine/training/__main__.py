@@ -39,7 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "animate_frames": {"minutes": 50, "lr": 1.5e-3, "batch": 16, "ema": 0.995, "warmup": 50, "optimiser": "muon"},
     "animate_motion": {"minutes": 25, "lr": 2e-3, "batch": 32, "ema": 0.99, "warmup": 30, "optimiser": "muon"},
     "domain_adapter": {"minutes": 20, "lr": 3e-3, "batch": 16, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
-    "motion": {"minutes": 35, "lr": 2e-3, "batch": 1, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
+    "motion": {"minutes": 35, "lr": 3e-3, "batch": 1, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
     "motion_lora": {"minutes": 6, "lr": 2e-3, "batch": 1, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
 }
 

@@ -54,12 +54,11 @@ def update(data: Path, split: str, work: Path, device: str = "cpu", root: Path =
 
 
 def follow(data: Path, work: Path, minutes: float, device: str = "cpu",
-           report: Callable[[str], None] = lambda _: None) -> None:
+           report: Callable[[str], None] = lambda _: None, root: Path = BUILTIN_FOLDER) -> None:
     """``update`` both splits again and again while shards appear, for so long; the held-out ones first."""
     until = time.monotonic() + 60 * minutes
     while True:
-        done = update(data, "held_out", work, device, report=report) + update(data, "train", work, device,
-                                                                              report=report)
+        done = sum(update(data, split, work, device, root, report) for split in ("held_out", "train"))
         if time.monotonic() > until:
             return
         if not done:

@@ -1,7 +1,7 @@
 """AnimateDiff's second step (Guo et al. 2023, section 4.2): motion modules over a locked text to image.
 
 The base with its domain adapter stays as it is; between its layers transformers along time learn how figures move,
-from whole loops that begin anywhere. Half of a clip's noise is shared by its frames (Ge et al. 2023), so that they
+from whole loops. Half of a clip's noise is shared by its frames (Ge et al. 2023), so that they
 begin as one figure and only the movement is left to agree on. One motion is held out, for the motion LoRA.
 """
 
@@ -118,9 +118,9 @@ class Motion:
         """The mean over clips of ``denoise.loss``'s weighted error of v, one time step a clip."""
         rows = draw.rng.integers(len(source), size=n)
         texts = [caption_of(source.specs[i], draw.rng) if draw.rng.random() >= DROPOUT else "" for i in rows]
-        # A loop begins anywhere, so that no position in time means a pose.
-        order = (np.arange(WINDOW) + draw.rng.integers(source.frames, size=(n, 1))) % source.frames
-        moments = source.moments[rows[:, None], order]
+        # From its beginning: so a place in time is a moment of the motion, which is far sooner learned than that frames
+        # must agree on one. Windows of long clips keep it (``motion_windows.in_phase``).
+        moments = source.moments[rows][:, np.arange(WINDOW) % source.frames]
         clean = denoise.clean_latents(moments.reshape(-1, *moments.shape[2:]), self.scale, draw)
         clean = clean.view(n, WINDOW, *clean.shape[1:])
         noise = mixed_noise(draw.normal(*clean.shape), draw.normal(n, 1, *clean.shape[2:]), SHARED)
@@ -170,7 +170,7 @@ class Motion:
         """A row a clip, every second frame: two held-out ones, and one of each prompt."""
         source = self.held_out if len(self.held_out) else self.train
         rows = np.linspace(0, len(source) - 1, 2).astype(int)
-        true = np.stack([over(source.rgba(i)[::2]) for i in rows])
+        true = np.stack([over(source.rgba(i)[np.arange(0, WINDOW, 2) % source.frames]) for i in rows])
         drawn = self.clips(model, list(PROMPTS), steps=10)[:, ::2]
         both = np.concatenate([true, drawn])
         return Image.fromarray(denoise.grid(both.reshape(-1, *both.shape[2:]), true.shape[1]))
@@ -185,13 +185,13 @@ class Motion:
             self.name, lambda path: half(state.ema).save_pretrained(path),
             trained_on=("clip", "vae", "text_to_image", "domain_adapter"), steps=state.step,
             minutes=state.elapsed_s / 60, metrics=state.metrics, curve=folder / "curve.png", root=self.root,
-            extra={"window": WINDOW, "noise_shared": SHARED, "guidance": denoise.GUIDANCE,
+            extra={"window": WINDOW, "period": WINDOW, "noise_shared": SHARED, "guidance": denoise.GUIDANCE,
                    "sampling_steps": denoise.STEPS, "motions": names},
             about="Motion modules of the built-in text to image (AnimateDiff), in diffusers' MotionAdapter layout.",
             data=f"{len(self.train)} looping clips of {WINDOW} frames, toybox characters over white, one camera a "
                  f"clip; motions: {', '.join(names)}.",
             limits="Toybox characters at 128 px that stay in place; motions by name. Amplitude and speed are not told "
-                   "to it.")
+                   f"to it; a motion's cycle is {WINDOW} frames, so longer loops close best in multiples of that.")
 
 
 def load_motion(folder: Path, device: str = "cpu") -> Any:

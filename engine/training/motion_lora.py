@@ -24,7 +24,7 @@ from engine.training.data import over
 from engine.training.domain_adapter import put
 from engine.training.export import export
 from engine.training.loop import Draw, State
-from engine.training.motion import HELD_OUT, LOOKED_AT, Motion, load_motion
+from engine.training.motion import HELD_OUT, LOOKED_AT, WINDOW, Motion, load_motion
 
 RANK = 8
 FILE = "motion_lora.safetensors"
@@ -70,7 +70,7 @@ class MotionLora(Motion):
     def sheet(self, model: nn.Module) -> Image.Image | None:
         """A row a clip, every second frame: a held-out one, then each prompt with the update and the last without."""
         source = self.held_out if len(self.held_out) else self.train
-        true = over(source.rgba(0)[::2])[None]
+        true = over(source.rgba(0)[np.arange(0, WINDOW, 2) % source.frames])[None]
         drawn = self.clips(model, list(PROMPTS), steps=10)[:, ::2]
         without = self.clips(self.still, list(PROMPTS[-1:]), seed=0, steps=10)[:, ::2]
         rows = np.concatenate([true, drawn, without])
