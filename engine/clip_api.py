@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import clip_pipelines
 from engine.errors import BadInput, RunFailed
-from engine.made import Made, performed, told_of
+from engine.made import Made, performed
+from engine.made import told_of as papers
 from engine.recipes.recipe import CLIPS, Recipe, default_clip_pipeline, make_recipe
 from engine.runs.events import Listener
 from engine.runs.report import Report
@@ -96,7 +97,7 @@ def plan_clip(recipe: Recipe, *, store: str | Path | None = None, device: str = 
     writable, lacking = formats.sorted_out(asked)
     if wanted is not None:
         run.overrides["export_clip"]["formats"] = writable
-    files = clip_pipelines.publish(run, clip, name=frame_name(recipe), formats=writable, papers=told_of(recipe))
+    files = clip_pipelines.publish(run, clip, name=frame_name(recipe), formats=writable, papers=papers(recipe))
     run.check()
     return ClipPlan(recipe, run, clip, files, lacking)
 

@@ -18,13 +18,19 @@ def write_report_html(folder: Path, report: dict[str, Any]) -> None:
     The GLB goes into the page, because a page opened from a file may not read its neighbours; pictures and the clip
     are linked. Nothing of the report is ever read as markup.
     """
-    page = files("engine.export").joinpath("viewer.html").read_text(encoding="utf-8")
-    text = json.dumps(_page_data(folder, report), allow_nan=False, sort_keys=True)
+    (folder / "report.html").write_text(page_with("viewer.html", _page_data(folder, report)), encoding="utf-8",
+                                        newline="\n")
+
+
+def page_with(name: str, data: dict[str, Any]) -> str:
+    """One of the pages of this package with ``data`` in the place of @DATA@, as JSON that no markup ends."""
+    page = files("engine.export").joinpath(name).read_text(encoding="utf-8")
+    text = json.dumps(data, allow_nan=False, sort_keys=True)
     # Inside a script element only "<" can end or change anything; the two line separators end lines in old readers.
     for sign, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"),
                        ("\u2029", "\\u2029")):
         text = text.replace(sign, code)
-    (folder / "report.html").write_text(page.replace("@DATA@", text, 1), encoding="utf-8", newline="\n")
+    return page.replace("@DATA@", text, 1)
 
 
 def _page_data(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
