@@ -7,19 +7,22 @@ pipelines. ``make_asset`` is what every worker calls, on this machine or on anot
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.recipes.recipe import CLIPS, Recipe, make_recipe, recipe_digest
+from engine.errors import BadInput
+from engine.recipes.recipe import CLIPS, DRAWN, Recipe, make_recipe, recipe_digest
 from engine.runs.batch.executor import AssetTask, Status
 from engine.runs.batch.shapes import Planned, Words
+from engine.runs.words import unknown
 
 if TYPE_CHECKING:
     from engine.api import AssetPlan
     from engine.clip_api import ClipPlan
+    from engine.recipes.batch import BatchAsset
 
 
 def plan_any(recipe: Recipe, *, store: str | Path | None = None, device: str = "auto", until: str | None = None,
@@ -60,14 +63,14 @@ class Planner:
     """How a batch's assets are planned for ``engine.runs.batch.planning``; nothing heavy is imported before
     :meth:`plan` has to.
 
-    store : the store's folder; device : a torch device string
+    store : a folder or a URL; device : a torch device string
     """
 
     VARIES = ("prompt", "seed", "seed_id", "name", "image")
     """What may differ between assets of one shape: their keys are reckoned from the shape's."""
     FILES = ("mesh", "folder", "poses", "driving_video")
 
-    def __init__(self, store: Path, device: str, until: str | None = None, commercial_only: bool = False,
+    def __init__(self, store: str | Path, device: str, until: str | None = None, commercial_only: bool = False,
                  allow_pickle: bool = False) -> None:
         self.options: dict[str, Any] = {"store": store, "device": device, "until": until,
                                         "commercial_only": commercial_only, "allow_pickle": allow_pickle}
@@ -121,30 +124,25 @@ def said_by(prompt: str) -> tuple[str, str]:
     return kind_in(prompt) or "", material_in(prompt) or ""
 
 
-def with_picks(assets: Iterable[tuple[str, Recipe]], picks: Mapping[str, int | bool], where: str
-               ) -> dict[str, Recipe | None]:
-    """id -> its recipe with the candidate that was picked; None for one that was turned down (false).
+def with_picks(assets: Iterable[BatchAsset], picks: Mapping[str, int | bool], where: str) -> list[BatchAsset]:
+    """The assets with the candidates that were picked; those that were turned down (false) are left out.
 
     BadInput names the id that the batch does not have, or that no picture is drawn for.
     """
-    from engine.errors import BadInput
-    from engine.recipes.recipe import DRAWN
-    from engine.runs.words import unknown
-    recipes = dict(assets)
+    listed = {asset.id: asset for asset in assets}
     for id in picks:
-        if id not in recipes:
-            raise unknown("asset", id, recipes, where)
-    chosen: dict[str, Recipe | None] = {}
-    for id, recipe in recipes.items():
+        if id not in listed:
+            raise unknown("asset", id, listed, where)
+    chosen = []
+    for id, asset in listed.items():
         pick = picks.get(id)
         if pick is None:
-            chosen[id] = recipe
-        elif pick is False:
-            chosen[id] = None
-        elif recipe.pipeline not in DRAWN or recipe.image:
-            raise BadInput(f"{where}: {id} has no candidates to pick from", "Take that line out")
-        else:
-            chosen[id] = make_recipe(**{**recipe.model_dump(mode="json", exclude_none=True), "pick": pick})
+            chosen.append(asset)
+        elif pick is not False:
+            if asset.recipe.pipeline not in DRAWN or asset.recipe.image:
+                raise BadInput(f"{where}: {id} has no candidates to pick from", "Take that line out")
+            values = {**asset.recipe.model_dump(mode="json", exclude_none=True), "pick": pick}
+            chosen.append(replace(asset, recipe=make_recipe(**values)))
     return chosen
 
 
@@ -167,8 +165,3 @@ def _other_picture(scratch: Path) -> Path:
     if not path.exists():
         save_png(path, np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3))
     return path
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """For :meth:`Planner.twin_of`."""
-    return tempfile.TemporaryDirectory(prefix="maquette-plan-")

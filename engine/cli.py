@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from engine.batch_cli import gc, plan, run, verify, why
 from engine.clip_cli import clip
 from engine.image_cli import image
 from engine.making_cli import make as make_folder
@@ -161,16 +162,8 @@ def refine(source: Annotated[Path, typer.Argument(help="A mesh, or a folder that
     make_folder(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
-@app.command()
-def run(recipe: Annotated[Path, typer.Argument(help="A recipe.toml; every asset's folder has one.",
-                                               show_default=False)],
-        out: Out, until: Until = None, settings: Settings = None, commercial_only: CommercialOnly = False,
-        allow_pickle: AllowPickle = False, store: StorePlace = None, device: Device = "auto") -> None:
-    """Make an asset again from its recipe."""
-    from engine.recipes.recipe import load_recipe, merge_settings
-    loaded = load_recipe(recipe)
-    make_folder(loaded.model_copy(update={"stages": merge_settings(loaded.stages, settings or [])}), out, store, device,
-          until, commercial_only, allow_pickle)
+for _verb in (run, plan, why, gc, verify):
+    app.command()(_verb)
 
 
 @app.command()

@@ -102,7 +102,7 @@ def test_the_others_finish_whatever_one_does(bench: Bench) -> None:
 
 def test_a_hung_worker_is_killed_and_the_asset_tried_again(bench: Bench) -> None:
     assets = [FakeAsset("stuck", fault="hang"), FakeAsset("woken", fault="once:hang"), FakeAsset("fine")]
-    ended = bench.run(assets, workers=2, stall=3.0, lost_retries=1)
+    ended = bench.run(assets, workers=2, stall=4.0, lost_retries=1)
     assert statuses(ended) == {"stuck": "lost", "woken": "done", "fine": "done"}
     assert "said nothing for" in ended.manifest["assets"][0]["error"]
 

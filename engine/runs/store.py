@@ -159,6 +159,10 @@ class Store:
         """Held while one process makes ``key``; others wait and then find it."""
         return files.lock(self.root / "locks" / key[:2] / key, waiting)
 
+    def inspect(self, key: str) -> str:
+        """What is wrong with a kept result, every byte of it read; "" where it is as it was written."""
+        return self._inspect(self.folder_of(key), key)[0]
+
     def _inspect(self, folder: Path, key: str) -> tuple[str, dict[str, Any]]:
         """("", manifest) where all is as it was written, else (reason, {})."""
         try:

@@ -22,6 +22,8 @@ from engine.runs import files
 from engine.runs.batch.executor import AssetResult, AssetTask, Told
 
 TICK_SECONDS = 0.25
+START_SECONDS = 600.0
+"""A worker that has not said its first word after so long has failed to start."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -102,7 +104,7 @@ class Processes:
         try:
             while worker.pipe.poll():
                 said = worker.pipe.recv()
-                worker.last_word = time.monotonic()
+                worker.last_word, worker.spoke = time.monotonic(), True
                 if isinstance(said, AssetResult):
                     worker.task = None
                     return said
@@ -110,7 +112,8 @@ class Processes:
         except (EOFError, OSError):
             return self._lost(worker, task, "worker", worker.epitaph())
         silent = time.monotonic() - worker.last_word
-        if task.stall_seconds is not None and silent > task.stall_seconds:
+        patience = task.stall_seconds if worker.spoke else max(START_SECONDS, task.stall_seconds or 0.0)
+        if patience is not None and silent > patience:
             worker.kill()
             return self._lost(worker, task, "hung", f"its worker said nothing for {silent:.0f} s and was killed")
         return None
@@ -131,6 +134,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.task: AssetTask | None = None
+        self.spoke = False
         self.last_word = self._began = time.monotonic()
         self._process = context.Process(target=_serve, args=(theirs,), name="maquette-worker", daemon=True)
         with _environment({name: str(threads) for name in THREAD_VARIABLES} if threads else {}):
@@ -224,12 +228,14 @@ def _serve(pipe: Connection) -> None:
             stop()
 
     threading.Thread(target=listen, daemon=True).start()
-    from engine.runs.batch.work import work
+    from engine.runs.batch.work import maker_named, work
     while True:
         with come:
             come.wait_for(lambda: bool(tasks))
             task = tasks.popleft()
         stops.clear()
+        with contextlib.suppress(Exception):  # work() says what is wrong with it
+            maker_named(task.maker)  # what it imports is no silence of the asset's
         try:
             say({"kind": "taken", "worker": str(os.getpid())})
             say(work(task, say, stoppable))

@@ -39,7 +39,7 @@ class Order:
     digest: str
     path: str
     folder: Path
-    store: Path
+    store: str | Path
     task: Callable[[Any, Path], AssetTask]
     policy: Policy = field(default_factory=Policy)
     about: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +55,8 @@ class Ended:
     conducted: Conducted
     manifest: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    unchanged: bool = False
+    """Whether all was finished before: nothing was written."""
 
 
 class Watcher:
@@ -78,7 +80,7 @@ def run_batch(assets: Sequence[Any], planner: Planner, order: Order, executor: C
     with locked(order.folder) as dead:
         _own(order)
         journal = Journal(order.folder)
-        store = Store(order.store)
+        store = Store.open(order.store)
         with contextlib.closing(journal), tempfile.TemporaryDirectory(prefix="maquette-plan-") as scratch:
             plan = plan_batch(assets, planner, store, journal.known, order.folder, Path(scratch))
             watcher.planned(plan)
@@ -88,7 +90,7 @@ def run_batch(assets: Sequence[Any], planner: Planner, order: Order, executor: C
             about = {"name": order.name, "recipe": {"file": order.path, "digest": order.digest}, **order.about}
             if not todo and (told := read_manifest(order.folder)) is not None and told["state"] == "finished" \
                     and told["recipe"]["digest"] == order.digest:
-                return Ended(plan, Conducted(), told, notes)
+                return Ended(plan, Conducted(), told, notes, unchanged=True)
             journal.write("run", **about, pid=os.getpid(), assets=len(assets), todo=len(todo))
             write_manifest(order.folder, build_manifest(about, assets, journal.known, "running"))
             conducted = _conducted(todo, order, journal, executor, watcher, stoppable, lambda: write_manifest(
