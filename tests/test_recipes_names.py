@@ -1,4 +1,4 @@
-"""Names in a recipe: ids that are folders everywhere, and names in braces that stand for values and for nothing else."""
+"""Names in a recipe: ids that are folders everywhere; names in braces that stand for values and for nothing else."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from engine.recipes.names import MAX_BYTES, MAX_CHARACTERS, check_id, id_of, slu
 from engine.recipes.templates import check_names, names_in, render
 
 
-@pytest.mark.parametrize("id", ["mug", "Mug-2.old", "_x", "9", "a" * 80, "krüge", "桶", "con_2", "console", "com", "a..b"])
+@pytest.mark.parametrize("id", ["mug", "Mug-2.old", "_x", "9", "a" * 80, "krüge", "桶", "con_2", "console", "com",
+                                "a..b"])
 def test_ids_that_are_folders_everywhere_stay_as_they_are(id: str) -> None:
     assert check_id(id) == id
 
 
 @pytest.mark.parametrize("id", [
-    "", ".", "..", "../x", "a/b", "a\\b", "/etc", "C:", "c:x", "a b", "x.", "x ", "-x", ".x", "a\0b", "a\nb", "a\x7f", "*",
-    "CON", "con", "nul.txt", "Aux.tar.gz", "COM1", "lpt9.x", "com²", "ＣＯＮ", "conin$", "a" * 81, "a" * 300, "桶" * 60,
+    "", ".", "..", "../x", "a/b", "a\\b", "/etc", "C:", "c:x", "a b", "x.", "x ", "-x", ".x", "a\0b", "a\nb", "a\x7f",
+    "*", "CON", "con", "nul.txt", "Aux.tar.gz", "COM1", "lpt9.x", "com²", "ＣＯＮ", "conin$", "a" * 81,
+    "a" * 300, "桶" * 60,
     "a\u202eb", "\ud800", "a|b", "a\u2215b",
 ])
 def test_ids_that_some_system_cannot_have_are_refused(id: str) -> None:
@@ -34,7 +36,8 @@ def test_an_id_is_kept_in_composed_form() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [
-    ("Mug", "mUG"), ("straße", "STRASSE"), ("ﬁsh", "fish"), ("ｍug", "mug"), ("é", "E\u0301"), ("x²", "X2"), ("ﬃ", "FFI")])
+    ("Mug", "mUG"), ("straße", "STRASSE"), ("ﬁsh", "fish"), ("ｍug", "mug"), ("é", "E\u0301"), ("x²", "X2"),
+    ("ﬃ", "FFI")])
 def test_twins_are_one_name_on_some_system(one: str, other: str) -> None:
     assert twin(one) == twin(other)
 

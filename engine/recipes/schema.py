@@ -11,7 +11,7 @@ import json
 import pkgutil
 from typing import Any
 
-from engine.recipes.document import RecipeFile
+from engine.recipes.document import AXIS_FIELDS, FIELDS, NAME, RESERVED, RecipeFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 LINE = "#:schema ./recipe.schema.json"
@@ -33,10 +33,12 @@ def recipe_schema() -> dict[str, Any]:
     of_models = {places[model, "validation"]["$ref"].rpartition("/")[2] for model in models.values()}
     whole = {"$schema": DIALECT, **schema, "$defs": {name: table for name, table in shared.items()
                                                      if name not in of_models}}
+    _name_axes(whole["$defs"])
     whole["$defs"]["Stages"] = {"type": "object", "properties": parameters, "description": "parameters by label",
                                 "additionalProperties": {"type": "object"}}
     for table in (whole, whole["$defs"]["AssetTable"]):
         table["properties"]["stages"] = {"$ref": "#/$defs/Stages"}
+        table["properties"]["vars"] = {"$ref": "#/$defs/Variables"}
     whole["properties"]["name"]["pattern"] = _LETTERS
     found: dict[str, Any] = _without_null(whole)
     return found
@@ -70,6 +72,24 @@ def _optional(table: dict[str, Any], name: str) -> dict[str, Any]:
         kind = {word: part for word, part in value.items() if word not in (*said, "title")}
         told["properties"][key] = {"anyOf": [kind, braces], **said}
     return told
+
+
+def _name_axes(defs: dict[str, Any]) -> None:
+    """Axes that set fields take lists of what the field takes; some names are no axes, and no variables."""
+    fields, matrix = defs["AssetTable"]["properties"], defs["MatrixTable"]
+    for name in AXIS_FIELDS:
+        kind = {word: part for word, part in fields[name].items() if word not in ("description", "default")}
+        matrix["properties"][name] = {"type": "array", "minItems": 1, "uniqueItems": True, "items": kind,
+                                      "description": f"an axis that sets {name}"}
+    matrix["additionalProperties"]["uniqueItems"] = True
+    matrix["properties"]["stages"]["additionalProperties"]["additionalProperties"]["uniqueItems"] = True
+    taken = [*RESERVED, "id"]
+    no_axis = [*taken, *(name for name in FIELDS if name not in (*AXIS_FIELDS, "stages"))]
+    matrix["propertyNames"] = {"pattern": NAME, "not": {"enum": no_axis}}
+    no_variable = {"pattern": NAME, "not": {"enum": [*taken, *FIELDS]}}
+    defs["Variables"] = {**fields["vars"], "propertyNames": no_variable,
+                         "additionalProperties": {"type": ["string", "boolean", "integer", "number"]}}
+    defs["Variables"].pop("patternProperties", None)
 
 
 def _without_null(part: Any) -> Any:
