@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.cli import main
+from engine.recipes.batch import load_batch
 from tests.test_recipes_batch import FOREST, written
 
 
@@ -61,3 +62,10 @@ def test_every_parameter_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFi
     assert steps["value"] > 0 and (steps["source"], steps["where"]) == ("engine default", "text_to_mesh, draft")
     assert {path.split(".")[1] for path in values if path.startswith("stages.")} >= {
         "text_to_image", "cut_out", "image_to_views", "fit_field", "extract_mesh", "texture_mesh", "export_mesh"}
+
+
+def test_the_recipe_of_the_docs_is_what_they_say(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    batch = load_batch(written(tmp_path, page.partition("```toml\n")[2].partition("```")[0]))
+    assert len(batch.assets) == 6 and batch.assets[0].id == "mushroom-red-triangles_500"
+    assert [asset.recipe.prompt for asset in batch.assets[-2:]] == ["a grey tree, low poly"] * 2
