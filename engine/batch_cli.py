@@ -185,10 +185,11 @@ def plan(recipe: RecipeFile, out: Annotated[Path | None, typer.Option("--out", h
     for line in _reasons(planned, every):
         typer.echo(f"    {line}")
     if cost.stages:
-        known = "" if not cost.unknown else f"; not in it, as never made here: {', '.join(cost.unknown)}"
+        known = f"; not in it, as never made here: {', '.join(cost.unknown)}" if cost.unknown else ""
         share = f" by {workers} workers" if workers > 1 else ""
-        typer.echo(f"expected: {cost.stages} stages, {span(cost.seconds / min(workers, max(len(todo), 1)))}{share}, "
-                   f"{size(cost.bytes)} in the store{known}")
+        seconds = cost.seconds / min(workers, max(len(todo), 1))
+        told = f"{span(seconds)}{share}, {size(cost.bytes)} in the store" if cost.timed else "no time known yet"
+        typer.echo(f"expected: {cost.stages} stages, {told}{known}")
         if free is not None and cost.bytes > free:
             typer.echo(f"the disk has {size(free)} free only")
 

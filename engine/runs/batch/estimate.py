@@ -21,12 +21,14 @@ ENOUGH = 8
 class Estimate:
     """seconds : of one worker's work; bytes : of results, the copies in the run's folder aside
 
+    timed : of the stages, how many have a time
     unknown : labels of stages that were never made here with such settings; they count as nothing
     """
 
     seconds: float
     bytes: int
     stages: int
+    timed: int
     unknown: tuple[str, ...]
 
 
@@ -40,15 +42,16 @@ def estimate(plan: BatchPlan, assets: Iterable[AssetPlan], store: Store, device:
     kept = _kept(store, {stage for _, _, stage in wanted}, device.partition(":")[0])
     settings = {(number, stage["label"]): stage["params"] for number, shape in enumerate(plan.shapes)
                 for stage in shape.data["stages"]}
-    seconds, size, unknown = 0.0, 0.0, []
+    seconds, size, timed, unknown = 0.0, 0.0, 0, []
     for (shape, label, name), count in wanted.items():
         found = _nearest(kept.get(name, []), settings.get((shape, label), {}))
         if not found:
             unknown.append(label)
             continue
+        timed += count
         seconds += count * statistics.median(one["seconds"] for one in found)
         size += count * statistics.median(one["bytes"] for one in found)
-    return Estimate(seconds, int(size), sum(wanted.values()), tuple(dict.fromkeys(unknown)))
+    return Estimate(seconds, int(size), sum(wanted.values()), timed, tuple(dict.fromkeys(unknown)))
 
 
 def _kept(store: Store, stages: set[str], device: str) -> dict[str, list[dict[str, Any]]]:
