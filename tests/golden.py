@@ -232,8 +232,9 @@ def cases() -> dict[str, Case]:
     from engine.stages.retexture import retexture
     from engine.stages.text_to_image import text_to_image
     from engine.stages.texture_mesh import texture_mesh
+    from tests.clip_golden import clip_cases
     from tests.image_golden import image_cases
-    return {**image_cases(),
+    return {**image_cases(), **clip_cases(),
             "choose_candidate": Case(choose_candidate, choose_candidate_case, 0),
             "load_picture": Case(load_picture, load_picture_case, 0),
             "load_views": Case(load_views, load_views_case),

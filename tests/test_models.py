@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import rewrite_card, tiny_set
+from tiny_models import DOMAIN_WORDS, rewrite_card, tiny_set
 
 from engine.errors import BadInput
+from engine.models import cards
 from engine.models.pool import POOL, Pool
-from engine.models.sets import ModelSet, model_set
+from engine.models.sets import CORE, ModelSet, model_set
+
+OF_MOTION = ("domain_adapter", "motion", "motion_lora")
+"""Roles that the built-in set may lack: their tiny parts are there whether it names them or not."""
 
 
 @pytest.fixture
@@ -28,11 +32,16 @@ def copy(tiny: ModelSet, tmp_path: Path) -> ModelSet:
 def test_unknown_set_names_the_nearest() -> None:
     with pytest.raises(BadInput, match=r"no model set 'bultin'.*did you mean 'builtin'"):
         model_set("bultin")
-    assert model_set("builtin").roles == (
-        "text_to_image", "image_text", "novel_view", "matting", "view_judge", "control.edges", "control.depth",
-        "control.pose", "control.parts", "image_prompt")
-    with pytest.raises(BadInput, match="no model for the role 'motion'"):
-        model_set("builtin").digest("motion")
+    with pytest.raises(BadInput, match="no model for the role 'face_prompt'"):
+        model_set("builtin").digest("face_prompt")
+
+
+def test_roles_of_the_built_in_set() -> None:
+    roles = model_set("builtin").roles
+    assert len(set(roles)) == len(roles) and roles[:len(CORE)] == CORE
+    always = {*CORE, "pose_estimation", "reference_animation", "control.edges", "control.depth", "control.pose",
+              "control.parts", "image_prompt"}
+    assert always <= set(roles) <= {*always, *OF_MOTION}
 
 
 def test_looking_at_a_set_loads_no_torch() -> None:
@@ -52,6 +61,49 @@ def test_every_role_loads_in_single_precision_and_parts_are_shared(tiny: ModelSe
             assert p.dtype == torch.float32 and not p.requires_grad and p.device.type == "cpu"
 
 
+@pytest.mark.parametrize("role", model_set("builtin").roles)
+def test_every_role_of_the_set_has_its_tiny_part_and_loads(tiny: ModelSet, role: str) -> None:
+    own = "clip" if role == "image_text" else role.replace(".", "_")
+    assert next(iter(tiny.cards(role))) == own
+    networks = [part for part in vars(tiny.load(role)).values() if isinstance(part, torch.nn.Module)]
+    assert networks or role in ("domain_adapter", "motion_lora")  # tensors alone: looked at below
+    for network in networks:
+        assert not any(module.training for module in network.modules() if isinstance(module, torch.nn.Dropout))
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+
+
+def test_reference_animation_shares_what_it_stands_on(tiny: ModelSet) -> None:
+    model = tiny.load("reference_animation")
+    assert model.vae is tiny.load("text_to_image").vae and model.size == 64
+    assert (model.window, model.overlap, model.guidance, model.steps) == (8, 2, 1.0, 2)
+    assert float(model.guider(torch.rand(1, 3, 64, 64)).abs().max()) > 0  # nothing in the tiny set is left at zero
+
+
+@pytest.mark.parametrize("role", OF_MOTION)
+def test_roles_of_motion_are_what_their_cards_and_files_say(tiny: ModelSet, role: str) -> None:
+    from safetensors.torch import load_file
+
+    from engine.models import motion
+    found = {part: cards.verify(tiny.folder / part) for part in OF_MOTION}
+    assert all(found[other].sha256 == digest for card in found.values() for other, digest in card.trained_on.items()
+               if other in found)
+    model = motion.builtin(tiny.folder, role, found, lambda part, load: load(), "cpu")
+    assert model.family == "builtin"
+    if role == "motion":
+        assert (model.window, model.period, model.defaults.steps, model.motions) == (8, 8, 2, ("walk", "wave"))
+        assert model.domain_words == tuple(DOMAIN_WORDS) and model.domain.pairs
+        kept = load_file(tiny.folder / "motion/diffusion_pytorch_model.safetensors")
+        made = model.adapter.state_dict()
+        assert kept.keys() == made.keys() and all(torch.equal(kept[k].float(), made[k]) for k in kept)
+        return
+    kept = load_file(next((tiny.folder / role).glob("*.safetensors")))
+    assert {f"unet.{name}.lora_{side}.weight" for name in model.lora.pairs for side in "AB"} == set(kept)
+    assert all(torch.equal(a, kept[f"unet.{name}.lora_A.weight"]) and torch.equal(b, kept[f"unet.{name}.lora_B.weight"])
+               for name, (a, b) in model.lora.pairs.items())
+    assert role != "motion_lora" or model.motion == "spin"
+    assert role != "domain_adapter" or model.words == tuple(DOMAIN_WORDS)
+
+
 def test_what_is_loaded_is_what_was_saved(tiny: ModelSet) -> None:
     from safetensors.torch import load_file
     kept = load_file(tiny.folder / "novel_view/unet/diffusion_pytorch_model.safetensors")
@@ -66,7 +118,8 @@ def test_what_is_loaded_is_what_was_saved(tiny: ModelSet) -> None:
 
 
 def test_digests_tell_weights_and_settings_apart(tiny: ModelSet, copy: ModelSet) -> None:
-    assert len({tiny.digest(r) for r in tiny.roles}) == 10 and tiny.digest("matting") == copy.digest("matting")
+    assert len({tiny.digest(r) for r in tiny.roles}) == len(tiny.roles)
+    assert tiny.digest("matting") == copy.digest("matting")
     settings = copy.folder / "text_to_image/scheduler/scheduler_config.json"
     settings.write_text(settings.read_text().replace("v_prediction", "epsilon"))
     assert copy.digest("text_to_image") != tiny.digest("text_to_image")

@@ -98,6 +98,9 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
     save_pose_net(PoseNet((8, 8, 8, 8)), folder / "pose_estimation")
     write_card(folder / "pose_estimation", trained_on={})
     _controls(folder, digests["clip"])
+    with torch.random.fork_rng(devices=[]):  # what is added here changes no number of what is drawn elsewhere
+        torch.manual_seed(seed + 1)
+        _clips(folder, {name: digests[name] for name in ("clip", "vae")})
     return ModelSet("builtin", folder)
 
 
@@ -120,6 +123,78 @@ def _controls(folder: Path, clip: str) -> None:
         write_card(part, trained_on=trained_on)
     ip_adapter.save(ip_adapter.fresh(base, CONTEXT), folder / "image_prompt", base_digest(base), torch.float16)
     write_card(folder / "image_prompt", trained_on={**trained_on, "clip": clip})
+
+
+def _clips(folder: Path, trained_on: dict[str, str]) -> None:
+    """Reference animation, and AnimateDiff's domain adapter, motion modules and motion LoRA. Nothing is zero."""
+    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+
+    from engine.diffusion import lora_files
+    from engine.diffusion.animate_networks import PoseGuider, ReferenceUNet
+    from engine.diffusion.reference_animation import norm_frames
+    from engine.models.motion import DOMAIN_FILE, LORA_FILE
+    from engine.training import denoise
+    widths = {"sample_size": SIZE // 8, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4,
+              "layers_per_block": 1, "cross_attention_dim": CONTEXT}
+    part = folder / "reference_animation"
+    for name, network in (
+            ("denoising_unet", norm_frames(UNetMotionModel(**widths, num_attention_heads=2,
+                                                           motion_num_attention_heads=2, use_motion_mid_block=False))),
+            ("reference_unet", ReferenceUNet(**widths, attention_head_dim=2)),
+            ("pose_guider", PoseGuider(3, (4, 4, 8, 8), 8))):
+        _without_zeros(network).half().save_pretrained(part / name)
+    denoise.scheduler().save_pretrained(part / "scheduler")
+    write_card(part, trained_on=trained_on, window=8, overlap=2, guidance=1.0, sampling_steps=2)
+
+    base = {**trained_on, "text_to_image": part_digest(folder / "text_to_image")}
+    unet = UNet2DConditionModel.from_pretrained(folder / "text_to_image" / "unet", torch_dtype=torch.float32)
+    part = folder / "domain_adapter"
+    part.mkdir()
+    lora_files.save(random_lora(unet), part / DOMAIN_FILE)
+    write_card(part, trained_on=base, words=DOMAIN_WORDS)
+
+    adapter = MotionAdapter(block_out_channels=(8, 8, 8, 8), motion_layers_per_block=1, motion_num_attention_heads=2,
+                            motion_norm_num_groups=4, use_motion_mid_block=False)
+    motion = _without_zeros(adapter)
+    motion.half().save_pretrained(folder / "motion")
+    write_card(folder / "motion", trained_on={**base, "domain_adapter": part_digest(part)}, window=8, period=8,
+               noise_shared=0.0, guidance=2.0, sampling_steps=2, motions=["walk", "wave"])
+
+    part = folder / "motion_lora"
+    part.mkdir()
+    lora_files.save(random_lora(motion), part / LORA_FILE)
+    write_card(part, trained_on={"motion": part_digest(folder / "motion")}, motion="spin")
+
+
+DOMAIN_WORDS = ["a", "red", "knight", "standing", "walking"]
+
+
+def _without_zeros(network: Any) -> Any:
+    """What starts at zero in training, and would hide every mistake, is random."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.3 * torch.randn(parameter.shape))
+    return network
+
+
+def random_lora(network: Any, seed: int = 11) -> Any:
+    """A LoRA of rank 2 of a network's queries and values."""
+    from engine.diffusion.lora import Lora
+    g = torch.Generator().manual_seed(seed)
+    shapes = {name: p.weight.shape for name, p in network.named_modules() if name.endswith(("to_q", "to_v"))}
+    pairs = {name: (torch.randn(2, width, generator=g) / width, torch.randn(out, 2, generator=g))
+             for name, (out, width) in shapes.items()}
+    return Lora(pairs, dict.fromkeys(pairs, 2.0))
+
+
+@cache
+def tiny_domain_adapter() -> Any:
+    """The set's domain adapter, also where the built-in set names no model for that role."""
+    from engine.diffusion import lora_files
+    from engine.models.motion import DOMAIN_FILE, DomainAdapter
+    path = tiny_set().folder / "domain_adapter" / DOMAIN_FILE
+    return DomainAdapter(lora_files.read(path), "builtin", words=tuple(DOMAIN_WORDS))
 
 
 @cache
