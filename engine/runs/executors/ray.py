@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import os
 import secrets
+import sys
 import time
 import uuid
 from collections import deque
@@ -28,9 +30,10 @@ from engine.runs.executors.ray_worker import Worker
 
 TICK_SECONDS = 0.25
 NEWS_SECONDS = 0.5
+START_SECONDS = 600.0
+"""A worker that has not said its first word about an asset after so long has failed to start."""
 PATIENCE_SECONDS = 120.0
 """So long a run waits for any machine that bears a worker, when there is none left."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch that keeps a local cluster on 127.0.0.1; on by default on macOS and Windows only."""
 NEEDED = "Install it on every machine: pip install 'maquette[ray]'"
@@ -46,14 +49,20 @@ def open_ray(workers: int, told: Told, *, device: str = "cpu", threads: int = 0,
 
     BadInput: Ray is missing, nobody answers, or no machine of the cluster bears such a worker.
     """
-    ray = _imported()
+    if importlib.util.find_spec("ray") is None:
+        raise BadInput("--executor ray needs the package ray, which is not installed here", NEEDED)
     kind = device.partition(":")[0]
     if address.startswith("ray://"):
         raise BadInput(f"--address {address} is the port of Ray's client server, which runs whatever it is sent",
                        "Give the head's own address instead: --address HOST:6379, with RAY_AUTH_MODE=token")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with contextlib.ExitStack() as stack:
+        if not address:
+            stack.enter_context(on_loopback())  # before ray is imported: it reads its variables then
+        import ray
         if not ray.is_initialized():  # else the program that calls us is connected already, and stays so
-            _connect(ray, address, max(workers, 1) * max(threads, 1), stack)
+            stack.callback(ray.shutdown)
+            _connect(ray, address, max(workers, 1) * max(threads, 1))
         needs = demand(kind, threads, ray.cluster_resources())
         bears = room(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         if bears == 0:
@@ -98,6 +107,7 @@ class _Hand:
     began: float = 0.0
     last_word: float = 0.0
     asked: float = 0.0
+    spoke: bool = False
     memory: int = 0
 
     def spent(self) -> float:
@@ -245,14 +255,15 @@ class RayActors:
             if hand.heard is not None and self._ready(hand.heard):
                 self._listen(hand, task)
             silent = time.monotonic() - hand.last_word
-            if task.stall_seconds is not None and silent > task.stall_seconds:
+            patience = task.stall_seconds if hand.spoke else max(START_SECONDS, task.stall_seconds or 0.0)
+            if patience is not None and silent > patience:
                 yield self._lost(hand, task, "hung", f"its worker said nothing for {silent:.0f} s and was killed")
 
     def _listen(self, hand: _Hand, task: AssetTask) -> None:
         with contextlib.suppress(Exception):  # a worker that is gone is found where its result is awaited
             events, hand.memory = self._ray.get(hand.heard)
             for event in events:
-                hand.last_word = time.monotonic()
+                hand.last_word, hand.spoke = time.monotonic(), True
                 self._told(task.id, event)
         hand.heard = None
 
@@ -281,21 +292,9 @@ class RayActors:
 
 # -- Ray itself --------------------------------------------------------------------------------------------------------
 
-def _imported() -> Any:
-    """Ray, with its statistics off before it is first imported. BadInput where it is missing."""
-    if importlib.util.find_spec("ray") is None:
-        raise BadInput("--executor ray needs the package ray, which is not installed here", NEEDED)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    return ray
-
-
-def _connect(ray: Any, address: str, cpus: int, stack: contextlib.ExitStack) -> None:
-    """Reach the cluster, or start one; ``stack`` lets go of it."""
+def _connect(ray: Any, address: str, cpus: int) -> None:
+    """Reach the cluster, or start one with so many cores at least."""
     told: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "namespace": "maquette"}
-    stack.callback(ray.shutdown)
     if address:
         try:
             ray.init(address=address, **told)
@@ -303,7 +302,6 @@ def _connect(ray: Any, address: str, cpus: int, stack: contextlib.ExitStack) -> 
             raise BadInput(f"no Ray cluster answers at {address}: {_why(error)}",
                            "Start its head (ray start --head), and give the same RAY_AUTH_TOKEN here") from error
         return
-    stack.enter_context(on_loopback())
     try:
         ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **told)
     except Exception as error:
@@ -317,22 +315,34 @@ def on_loopback() -> Iterator[None]:
 
     A token or RAY_AUTH_MODE of the user's own stays.
     """
-    import ray._private.ray_constants as constants
     changes = {LOOPBACK: "0", "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
     if not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         changes["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     before = {name: os.environ.get(name) for name in changes}
-    clusters, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # it was read when ray was imported
     os.environ.update(changes)
+    _read_again(clusters=False)
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = clusters
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _read_again(clusters=sys.platform not in ("darwin", "win32"))
+
+
+def _read_again(clusters: bool) -> None:
+    """Have Ray read its variables again, where it was imported before they were set. Its own words for it are private:
+    a version without them has read them at its start or will refuse the token in one line."""
+    if "ray" not in sys.modules:
+        return
+    with contextlib.suppress(ImportError, AttributeError):
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        constants.ENABLE_RAY_CLUSTER = clusters
+        core: Any = importlib.import_module("ray._raylet")
+        core.Config.initialize("")
+        core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _complaint(about: dict[str, Any]) -> BadInput | None:
