@@ -93,12 +93,14 @@ def test_the_stage_draws_what_the_networks_alone_draw():
     model, picture, poses = small_animation(), cut_figure(32), walking(6, 32)
     job = Job(Set(reference_animation=model))
     clip = animate_character(picture, poses, AnimateCharacter(), job)
-    reference = torch.from_numpy(over_white(picture.image)).permute(2, 0, 1)
+    eight_bits = np.round(over_white(picture.image) * 255).astype(np.float32) / 255
+    reference = torch.from_numpy(np.ascontiguousarray(eight_bits.transpose(2, 0, 1)))
     wanted = animate(model, reference, torch.from_numpy(draw(poses)).permute(0, 3, 1, 2), steps=2, guidance=2.0,
                      noise=lambda i: torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(7 + i)), loop=True)
-    wanted = np.round(wanted.permute(0, 2, 3, 1).numpy() * 255)
+    wanted = wanted.permute(0, 2, 3, 1).numpy() * 255
     assert isinstance(clip.frames, FrameFiles) and clip.frames.shape == (6, 32, 32, 4)
-    assert np.array_equal(np.round(np.asarray(clip.frames)[..., :3] * 255), wanted)
+    # Half a step of 8 bits, and the last bits of sums that may be taken in another order.
+    assert np.abs(np.asarray(clip.frames)[..., :3] * 255 - wanted).max() < 0.55
     assert (np.asarray(clip.frames)[..., 3] == 1).all() and (clip.fps, clip.loop) == (12.0, True)
     assert clip.meta["windows"] == 3 and job.metrics["windows"] == 3
 
