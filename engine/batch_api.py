@@ -53,7 +53,7 @@ def make_asset(task: AssetTask, said: Callable[[dict[str, Any]], None],
     made = plan.execute()
     folder = Path(task.folder) if task.folder else None
     if folder is not None:
-        made.save(folder)
+        made.save(folder, task.papers)
     from engine.runs.batch.summary import summarised
     summary = summarised(plan.run, made.outcomes, made.report, folder, [goal.label for goal in goals])
     return ("cached" if all(o.accepted.cached for o in made.outcomes) else "done"), summary

@@ -120,9 +120,12 @@ class BatchJob:
                    "threads": self.threads, "until": self.until}, digest_now=digest_now)
         planner = Planner(self.store, self.device, self.until, self.commercial_only, self.allow_pickle)
         ended = run_batch(self.assets, planner, order, executor, watcher, stoppable)
-        if self.batch.export.gallery and not (ended.unchanged and (self.out / "gallery" / "index.html").exists()):
-            from engine.export.gallery import write_gallery
-            write_gallery(self.out, ended.manifest)
+        export = self.batch.export
+        if not (ended.unchanged and (self.out / "gallery" / "index.html").exists() == export.gallery):
+            from engine.export.results import write_results
+            named = {asset.id: asset.export_name for asset in self.assets} if export.name != "{id}" else None
+            ended.notes += write_results(self.out, ended.manifest, names=named, gallery=export.gallery,
+                                         sheets=export.sheets, overwrite=order.overwrite)
         if self.until and offer_picks(self.out / "picks.toml", (asset.id for asset in self.assets)):
             ended.notes.append(f"look at assets/*/candidates, fill in {self.out / 'picks.toml'}, then run again with "
                                f"--picks and without --until")

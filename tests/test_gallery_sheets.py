@@ -67,12 +67,12 @@ def test_names_of_files(own: str, name: str) -> None:
 
 
 def test_versions() -> None:
-    assert [versioned("oak_{version}", n) for n in (1, 12)] == ["oak_v001", "oak_v012"]
+    assert [versioned("oak_v{version}", n) for n in (1, 12)] == ["oak_v001", "oak_v012"]
     assert [versioned("oak", n) for n in (1, 2)] == ["oak", "oak~2"]
 
 
 @pytest.mark.parametrize(("template", "first", "second"), [
-    ("props_red_mug_{version}", "props_red_mug_v001", "props_red_mug_v002"), ("red_mug", "red_mug", "red_mug~2")])
+    ("props_red_mug_v{version}", "props_red_mug_v001", "props_red_mug_v002"), ("red_mug", "red_mug", "red_mug~2")])
 def test_another_runs_files_are_never_replaced(tmp_path: Path, template: str, first: str, second: str) -> None:
     run = run_folder(tmp_path, [asset(tmp_path, "red_mug")])
     names = {"red_mug": template}
@@ -109,7 +109,7 @@ def test_only_finished_assets_have_named_files(tmp_path: Path) -> None:
 
 def test_all_results_and_their_places(tmp_path: Path) -> None:
     run = forest(tmp_path)
-    said = write_results(run, manifest_of(run), names={"pine": "pine_{version}"})
+    said = write_results(run, manifest_of(run), names={"pine": "pine_v{version}"})
     assert (run / "gallery/index.html").is_file() and (run / "sheets/page_001.png").is_file()
     assert (run / "files/pine_v001.glb").is_file() and len(said) == 3
     assert write_results(run, manifest_of(run), gallery=False, sheets=False) == []

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """A raylet gives its helpers fifteen seconds to start, which a busy machine does not always have."""
+    for _ in range(4):
+        try:
+            return start()
+        except Exception as error:
+            last = error
+    raise last
+
+
 class TwoMachines:
     """Two raylets behind a token on the loopback. ``calls`` counts the stages that really ran, over all workers."""
 
@@ -47,7 +57,8 @@ class TwoMachines:
             "MAQUETTE_TEST_MARKS": str(self.marks), "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
         from ray.cluster_utils import Cluster
-        self._cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **self._node()})
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={
+            "include_dashboard": False, **self._node()}))
         self.second = self.add()
 
     def _node(self) -> dict[str, Any]:
@@ -56,7 +67,7 @@ class TwoMachines:
                                                   "dashboard_agent_listen_port", "runtime_env_agent_port")}}
 
     def add(self) -> Any:
-        self.second = self._cluster.add_node(**self._node())
+        self.second = patiently(lambda: self._cluster.add_node(**self._node()))
         return self.second
 
     @property

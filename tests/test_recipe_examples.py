@@ -68,7 +68,7 @@ def test_the_kit_is_the_same_things_in_three_styles() -> None:
         "a medieval wooden chest", "a cartoon wooden chest", "a lowpoly wooden chest"}
     assert len({asset.seed_id for asset in batch.assets}) == 18, "each style has a shape of its own"
     assert {asset.export_name for asset in chests} == {
-        f"dungeon_{style}_chest_{{version}}" for style in ("medieval", "cartoon", "lowpoly")}
+        f"dungeon_{style}_chest_v{{version}}" for style in ("medieval", "cartoon", "lowpoly")}
     assert batch.budget.seconds == 8 * 3600 and batch.budget.max_failures == 6
 
 

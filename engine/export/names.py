@@ -60,7 +60,7 @@ def file_name(name: str, own: str) -> str:
 def versioned(name: str, number: int) -> str:
     """The name of a version, counted from 1."""
     if VERSION in name:
-        return name.replace(VERSION, f"v{number:03d}")
+        return name.replace(VERSION, f"{number:03d}")
     return name if number == 1 else f"{name}~{number}"
 
 
