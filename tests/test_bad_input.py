@@ -202,6 +202,7 @@ def test_a_full_disk(place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             assert "--store" in refused(capsys, 1, "the disk is full", *words, settings=DRAWN_QUICKLY)
         else:
             patch.setattr("engine.runs.files.copy_file", full)
+            patch.setattr("engine.export.folder.stamped_copy", full)  # pictures are written with their papers inside
             assert "--out" in refused(capsys, 1, "the disk is full", *words, settings=DRAWN_QUICKLY)
     assert maquette(*words, "--device", "cpu", settings=DRAWN_QUICKLY) == 0  # and nothing half-written is in the way
     assert Path("out/candidates/00.png").exists()

@@ -78,7 +78,7 @@ def test_the_public_names_are_there() -> None:
     (["make", "mug", "--out", "x", "--seed", "-1"], 2, "seed"),
     (["make", "mug", "--out", "x", "--height", "0"], 2, "height_m"),
     (["make", "mug", "--out", "x", "--device", "gpu"], 2, "device"),
-    (["make", "mug", "--out", "x", "--store", "s3://bucket"], 2, "URL"),
+    (["make", "mug", "--out", "x", "--store", "s3://bucket"], 2, "s3://bucket cannot be opened"),
     (["make", "--image", "none.png", "--out", "x"], 2, "none.png"),
     (["run", "none.toml", "--out", "x"], 2, "there is no recipe none.toml"),
     (["report", "."], 2, "report.json is missing"),

@@ -355,7 +355,7 @@ def sparse(latents: bool) -> SparseControl:
     net = tiny.seeded(lambda: SparseControlNetModel(
         in_channels=4, conditioning_channels=4 if latents else 3, block_out_channels=(8, 8, 16, 16),
         layers_per_block=1, norm_num_groups=4, cross_attention_dim=tiny.WIDTH, attention_head_dim=2,
-        num_attention_heads=2, motion_num_attention_heads=2, conditioning_embedding_out_channels=(4, 8),
+        num_attention_heads=2, motion_num_attention_heads=2, conditioning_embedding_out_channels=(4, 4, 8, 8),
         use_simplified_condition_embedding=latents), 11)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():  # its ways out are zero at first, and would hide every mistake

@@ -11,6 +11,7 @@ import motion_helpers as helpers
 import pytest
 import real_files
 import tiny_families as tiny
+import numpy as np
 import torch
 
 from engine.diffusion import lora, motion
@@ -222,4 +223,4 @@ def test_a_role_from_the_users_own_files(tmp_path: Path, monkeypatch: pytest.Mon
     same = helpers.Job({"text_to_image": helpers.base().ours, "motion": helpers.motion(
         window=16, overlap=4, defaults=roles.ANIMATEDIFF)})
     again = text_to_clip(TextToClip(prompt="a red mug", frames=3, steps=2), same)
-    assert (clip.frames == again.frames).all()
+    assert np.abs(clip.frames - again.frames).max() < 1.01 / 255  # kept to 8 bits; last bits of sums may differ
