@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import motion_helpers as helpers
+import numpy as np
 import pytest
 import real_files
 import tiny_families as tiny
-import numpy as np
 import torch
 
 from engine.diffusion import lora, motion
