@@ -36,6 +36,7 @@ PATIENCE_SECONDS = 120.0
 """So long a run waits for any machine that bears a worker, when there is none left."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch that keeps a local cluster on 127.0.0.1; on by default on macOS and Windows only."""
+HERE = ("127.0.0.1", "localhost", "[::1]")
 NEEDED = "Install it on every machine: pip install 'maquette[ray]'"
 
 
@@ -57,8 +58,8 @@ def open_ray(workers: int, told: Told, *, device: str = "cpu", threads: int = 0,
                        "Give the head's own address instead: --address HOST:6379, with RAY_AUTH_MODE=token")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with contextlib.ExitStack() as stack:
-        if not address:
-            stack.enter_context(on_loopback())  # before ray is imported: it reads its variables then
+        if not address or address.rpartition(":")[0] in HERE:
+            stack.enter_context(on_loopback(own=not address))  # before ray is imported: it reads its variables then
         import ray
         if not ray.is_initialized():  # else the program that calls us is connected already, and stays so
             stack.callback(ray.shutdown)
@@ -310,13 +311,16 @@ def _connect(ray: Any, address: str, cpus: int) -> None:
 
 
 @contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Whatever of Ray's starts within listens on 127.0.0.1 only, and wants a token that its children inherit.
+def on_loopback(own: bool = True) -> Iterator[None]:
+    """Whatever of Ray's starts or connects within is known as 127.0.0.1, and listens there only.
 
-    A token or RAY_AUTH_MODE of the user's own stays.
+    own : it is a cluster of our own, which wants a token that its children inherit; a token or RAY_AUTH_MODE of the
+        user's stays
     """
-    changes = {LOOPBACK: "0", "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
-    if not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    changes = {LOOPBACK: "0"}
+    if own:
+        changes["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
+    if own and not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         changes["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
