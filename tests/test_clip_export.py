@@ -241,6 +241,12 @@ def test_sheets_hold_every_frame_and_say_where(tmp_path, layout):
         assert told["frames"][4]["frame"]["w"] == 1, "a frame in which nothing is seen takes a pixel"
 
 
+def test_a_grid_is_nearly_square_and_wastes_no_row(tmp_path):
+    frames = np.full((16, 100, 66, 4), 255, np.uint8)
+    meta = write_sheet(tmp_path, lambda: frames, Clock(16, Fraction(12), True), Layout(), "x", {})["meta"]
+    assert (meta["columns"], meta["rows"]) == (4, 4) and meta["size"] == {"w": 4 * 68 + 2, "h": 4 * 102 + 2}
+
+
 def test_a_sheet_that_no_card_takes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.clips.sheet.LARGEST", 64)
     with pytest.raises(BadInput, match=r"a sheet of 9 frames would have \d+ x \d+ pixels; 64 a side is the most"):

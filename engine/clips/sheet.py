@@ -130,8 +130,11 @@ def _placed(sizes: Sequence[tuple[int, int]], layout: Layout) -> tuple[list[tupl
     if layout.kind == "grid":
         wide, high = sizes[0][0] + gap, sizes[0][1] + gap
         tries = range(1, len(sizes) + 1)
-        columns = min(tries, key=lambda n: (_area((n * wide + gap, -(-len(sizes) // n) * high + gap), layout),
-                                            abs(n * wide - -(-len(sizes) // n) * high)))
+
+        def cost(n: int) -> tuple[int, int]:  # the smallest square that holds the sheet; of equal ones the least area
+            sides = _sides((n * wide + gap, -(-len(sizes) // n) * high + gap), layout)
+            return max(sides), sides[0] * sides[1]
+        columns = min(tries, key=cost)
         places = [(gap + i % columns * wide, gap + i // columns * high) for i in range(len(sizes))]
         return places, _sides((columns * wide + gap, -(-len(sizes) // columns) * high + gap), layout), columns
     return *_shelves(sizes, layout), 0
@@ -160,11 +163,6 @@ def _shelves(sizes: Sequence[tuple[int, int]], layout: Layout) -> tuple[list[tup
             best = places, sides
     assert best is not None
     return best
-
-
-def _area(sides: tuple[int, int], layout: Layout) -> int:
-    """What a grid costs: its area as a square, so that long strips do not win by a few pixels."""
-    return max(_sides(sides, layout)) ** 2
 
 
 def _sides(sides: tuple[int, int], layout: Layout) -> tuple[int, int]:

@@ -31,6 +31,8 @@ from engine.training.loop import Draw, State
 FILES = ("rgba.npy", "references.npy", "joints.npy", "reference_joints.npy", "cameras.npy", "specs.json")
 EMPTY = 0.08
 """Share of pictures without a figure."""
+DECOYS = 0.7
+"""Share of those in which a prop stands where the figure would."""
 SPREAD = 1.0
 """Standard deviation of the blot that a heat map shall be, in cells."""
 
@@ -168,6 +170,11 @@ def compose(clips: Clips, rng: np.random.Generator, n: int, props: Shards | None
     """
     rgba, joints, heights = clips.take(rng.integers(len(clips), size=n), rng.integers(clips.frames, size=n))
     side = rgba.shape[1]
+    absent = rng.random(n) < (empty if rough else 0)
+    decoys = absent & (rng.random(n) < (DECOYS if props is not None and len(props) else 0))
+    if props is not None and decoys.any():
+        count = int(decoys.sum())
+        rgba[decoys] = props.rgba(rng.integers(len(props), size=count), rng.integers(props.views, size=count))
     x = rgba.astype(np.float32) / 255
     x[..., :3] *= x[..., 3:]  # premultiplied, so that moving it bleeds nothing
     premultiplied = to_tensor(x, low=0.0)
@@ -190,9 +197,8 @@ def compose(clips: Clips, rng: np.random.Generator, n: int, props: Shards | None
                           align_corners=False)
     places = (places - 0.5) @ forward.transpose(1, 2) + 0.5 + shift[:, None]
     places = torch.where(mirrored[:, None, None], places[:, list(MIRROR)], places)
-    absent = torch.from_numpy(rng.random(n) < empty)
-    moved = moved * (~absent)[:, None, None, None]
-    inside = ((places > 0) & (places < 1)).all(-1).float() * (~absent)[:, None]
+    moved = moved * torch.from_numpy(~absent | decoys)[:, None, None, None]
+    inside = ((places > 0) & (places < 1)).all(-1).float() * torch.from_numpy(~absent)[:, None]
     pictures = moved[:, :3] + to_tensor(_backgrounds(rng, n, props), low=0.0) * (1 - moved[:, 3:])
     return _worn(pictures, rng), places, inside, tall * scale
 
