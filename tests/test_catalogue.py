@@ -68,7 +68,7 @@ def test_every_entry_is_whole(id: str) -> None:
 def test_families_are_ones_that_can_be_built() -> None:
     from engine.models.blueprints import families
     from engine.models.pose_estimation import FAMILIES as OF_POSES
-    known = {*families(), *OF_POSES, "clip", "", "deepfloyd_2"}  # the last has no description that ships; its own is read
+    known = {*families(), *OF_POSES, "clip", "", "deepfloyd_2"}  # the last ships no description; its own is read
     assert {m.family for m in catalogue.shipped().values() if m.loads} <= known
 
 

@@ -34,7 +34,8 @@ def png(mode: str = "RGB") -> bytes:
 
 def glb() -> bytes:
     corners = np.eye(3, dtype=np.float32)
-    return glb_bytes(corners, np.array([[0, 1, 2]]), corners, corners[:, :2], np.zeros((2, 2, 3)), 0, 1, "x", {"own": 1})
+    return glb_bytes(corners, np.array([[0, 1, 2]]), corners, corners[:, :2], np.zeros((2, 2, 3)), 0, 1, "x",
+                     {"own": 1})
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
