@@ -122,6 +122,31 @@ def test_captions_name_the_motion(house: Path) -> None:
         assert sum(t.endswith(word) for t in texts) >= (1 if spec["motion"] == "idle" else len(texts))
 
 
+def test_figures_of_movement_by_hand() -> None:
+    """A bar that goes right, cell by cell, is the bar's own pattern, against the one that goes left; it steps by two of
+    its three columns, and its colour stays."""
+    from engine.training import motion_figures as figures
+
+    def bar(direction: int) -> np.ndarray:
+        frames = np.ones((8, 64, 64, 3), np.float32)
+        for k in range(8):
+            at = 12 + 4 * (k if direction > 0 else 7 - k)  # of cells of 4 pixels
+            frames[k, 16:48, at:at + 4] = (0.2, 0.4, 0.6)
+        return frames
+
+    right, left = bar(1), bar(-1)
+    found = figures.ink(right)
+    assert found.shape == (8, 16, 16) and found[0, 4, 3] == pytest.approx(0.8) and found[0].sum() == pytest.approx(6.4)
+    known = {"right": figures.unit(figures.changes(right)), "left": figures.unit(figures.changes(left))}
+    assert figures.along(right, known)["right"] == pytest.approx(1.0)
+    # each frame's bar overlaps the other's in none of 8 moments: cosine -1/7 of what the means leave
+    assert figures.along(right, known)["left"] == pytest.approx(-1 / 7)
+    told = figures.figures([right, left], ["right", "right"], known)
+    assert told["shown"] == 0.5 and told["drift"] == pytest.approx(0, abs=1e-6)
+    assert told["magnitude"] == pytest.approx(0.6, abs=1e-6)  # every pixel of either bar changes by 0.8, 0.6, 0.4
+    assert figures.magnitude(np.ones((4, 64, 64, 3))) == 0.0 and figures.magnitude(right[:1]) == 0.0
+
+
 # -- the domain adapter ------------------------------------------------------------------------------------------------
 
 def test_the_domain_adapter_learns_and_the_base_stays(house: Path, tmp_path: Path) -> None:
@@ -171,19 +196,37 @@ def test_motion_starts_as_the_still_network_and_alone_learns(house: Path, tmp_pa
 
 
 def test_a_place_in_time_is_a_moment_of_the_motion(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips are learned from their beginning; shards of fewer frames than a window go round."""
+    """Whole clips are learned from their beginning, shards of fewer frames than a window go round; of more clips at
+    once a few moments, the same ones of all, in their order."""
     from engine.training import denoise
     task = motion_task(house)
     seen: list[np.ndarray] = []
     inner = denoise.clean_latents
     monkeypatch.setattr(denoise, "clean_latents", lambda moments, scale, d: (seen.append(moments),
                                                                              inner(moments, scale, d))[1])
-    for k in range(4):
-        task.loss(task.model, draw(k))
+    for k in (1, 3):
+        assert task.loss(task.model, draw(k))[2] == motion.WINDOW
     for moments in seen:
         assert any(np.array_equal(np.concatenate([clip] * (motion.WINDOW // FRAMES)), moments)
                    for clip in task.train.moments)
-    assert len(seen) == 4 and len({m.tobytes() for m in seen}) > 1
+    assert task.loss(task.model, draw(2))[2] == motion.WINDOW and len(seen) == 3
+    few = seen[2].reshape(-1, motion.FEW, *seen[2].shape[1:])
+    assert len(few) == motion.WINDOW // motion.FEW
+    orders = [{tuple(k for k in order) for clip in task.train.moments for order in np.ndindex(*[FRAMES] * motion.FEW)
+               if all(np.array_equal(clip[k], row) for k, row in zip(order, rows, strict=True))} for rows in few]
+    assert set.intersection(*orders)
+
+
+def test_few_frames_stand_at_their_own_moments() -> None:
+    """The table's rows 1, 5 and 6 for three frames; the first three where nothing is chosen."""
+    from motion_helpers import adapter
+    made, chosen = adapter(), [None]
+    motion.see_moments(made, chosen)  # type: ignore[arg-type]
+    table = made.down_blocks[0].motion_modules[0].transformer_blocks[0].pos_embed
+    x = torch.zeros(2, 3, 8)
+    assert torch.equal(table(x), table.pe[:, :3].expand(2, -1, -1))
+    chosen[0] = torch.tensor([1, 5, 6])  # type: ignore[call-overload]
+    assert torch.allclose(table(x), table.pe[:, [1, 5, 6]].expand(2, -1, -1), atol=1e-6)
 
 
 def test_exported_motion_and_its_lora_play_their_roles(house: Path, tmp_path: Path) -> None:

@@ -37,8 +37,11 @@ MOST = 32
 SHARED = 0.5
 """Share of the noise's variance that a clip's frames have in common."""
 DROPOUT = 0.1
-LATE = 2.0
+LATE = 3.0
 """Noisy steps come more often: where limbs are is decided there."""
+FEW, EVERY = 4, 2
+"""Every second step learns from so many moments of as many more clips: one clip's frames tell little more than a few of
+them do, and clips differ in figure, motion, noise and time step."""
 TRANSFORMERS = (1, 1, 1, 0)
 """Transformers a motion module on each level. On the last, 2 x 2 cells, there is nothing to see of a limb."""
 PROMPTS = ("a knight in red armour, walking", "a robot in a blue suit, waving", "a wizard in a purple robe, jumping",
@@ -61,6 +64,16 @@ def fresh(unet: Any, seed: int = 0) -> Any:
         if ".proj_out." in name:
             nn.init.zeros_(parameter)
     return made
+
+
+def see_moments(adapter: Any, chosen: list[Tensor | None]) -> None:
+    """Let a MotionAdapter's tables of positions give the rows of ``chosen[0]`` (k,) to k frames; None: the first k."""
+    def at(module: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        rows = chosen[0]
+        return out if rows is None else out + module.pe[:, rows] - module.pe[:, :len(rows)]
+    for name, module in adapter.named_modules():
+        if name.endswith(".pos_embed"):
+            module.register_forward_hook(at)
 
 
 def adapted_base(root: Path) -> Any:
@@ -96,6 +109,8 @@ class Motion:
         self.alphas = denoise.scheduler().alphas_cumprod
         self.base = (base if base is not None else adapted_base(root)).eval().requires_grad_(False)
         self.model: nn.Module = fresh(self.base)
+        self._moments: list[Tensor | None] = [None]
+        see_moments(self.model, self._moments)
         self._nets: list[tuple[Any, Any]] = []
 
     def load_committed(self) -> None:
@@ -114,26 +129,36 @@ class Motion:
     def context(self, texts: list[str], device: Any) -> Tensor:
         return encode(self.text_encoder.to(device), self.tokenizer, texts, device)
 
-    def _loss(self, net: Any, source: Clips, draw: Draw, n: int) -> Tensor:
-        """The mean over clips of ``denoise.loss``'s weighted error of v, one time step a clip."""
+    def _loss(self, net: Any, source: Clips, draw: Draw, n: int, frames: int = WINDOW) -> Tensor:
+        """The mean over clips of ``denoise.loss``'s weighted error of v, one time step a clip.
+
+        frames : of each of n clips; fewer than WINDOW: moments drawn at random, the same ones of all
+        """
         rows = draw.rng.integers(len(source), size=n)
         texts = [caption_of(source.specs[i], draw.rng) if draw.rng.random() >= DROPOUT else "" for i in rows]
         # From its beginning: so a place in time is a moment of the motion, which is far sooner learned than that frames
         # must agree on one. Windows of long clips keep it (``motion_windows.in_phase``).
-        moments = source.moments[rows][:, np.arange(WINDOW) % source.frames]
+        at = np.sort(draw.rng.permutation(WINDOW)[:frames])
+        moments = source.moments[rows][:, at % source.frames]
         clean = denoise.clean_latents(moments.reshape(-1, *moments.shape[2:]), self.scale, draw)
-        clean = clean.view(n, WINDOW, *clean.shape[1:])
+        clean = clean.view(n, frames, *clean.shape[1:])
         noise = mixed_noise(draw.normal(*clean.shape), draw.normal(n, 1, *clean.shape[2:]), SHARED)
         u = torch.rand(n, generator=draw.generator) / n + torch.arange(n) / n
         t = (u ** (1 / LATE) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1).to(clean.device)
         a = self.alphas.to(clean.device)[t].view(n, 1, 1, 1, 1)
         noisy, v = a.sqrt() * clean + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * clean
         weight = (denoise.GAMMA * (1 - a)).clamp(max=1.0).view(n)
-        said = predict(net, noisy, t, self.context(texts, draw.device)).float()
+        self._moments[0] = None if frames == WINDOW else torch.from_numpy(at).to(clean.device)
+        try:
+            said = predict(net, noisy, t, self.context(texts, draw.device)).float()
+        finally:
+            self._moments[0] = None
         return ((said - v).square().mean((1, 2, 3, 4)) * weight).mean()
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
-        return self._loss(self.net(model), self.train, draw, self.batch), {}, self.batch * WINDOW
+        few = draw.step % EVERY == 0
+        clips, frames = (self.batch * WINDOW // FEW, FEW) if few else (self.batch, WINDOW)
+        return self._loss(self.net(model), self.train, draw, clips, frames), {}, clips * frames
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The same loss on held-out clips, always the same draws; and without any motion module."""

@@ -1,5 +1,7 @@
 """How a drawn clip moves, beside how true ones do: how much, which way, and whether its figure stays one figure.
 
+``python -m engine.training.motion_figures`` draws a clip of each motion with the built-in models and prints it all.
+
 A motion's pattern is the mean, over true clips, of what changes in a coarse picture of the figure's ink: where there is
 more or less of it than on average, at each of its moments. A clip is said to show the motion whose pattern it goes
 along with best; true held-out clips give the figure that a perfect drawing would have.
@@ -7,7 +9,11 @@ along with best; true held-out clips give the figure that a perfect drawing woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,3 +88,52 @@ def of_truth(clips: Clips, known: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The same of true held-out clips of one cycle."""
     rows = [i for i, spec in enumerate(clips.specs) if spec["speed"] == 1 and spec["motion"] in known]
     return figures([over(clips.rgba(i)) for i in rows], [str(clips.specs[i]["motion"]) for i in rows], known)
+
+
+WHO = {"idle": "a princess in a pink dress", "walk": "a knight in red armour", "run": "a farmer in a green shirt",
+       "wave": "a wizard in a purple robe", "jump": "an astronaut in a white suit", "dance": "a king in a red robe",
+       "kick": "a ninja in a black suit", "punch": "an archer in a green cloak", "march": "a soldier in a green jacket",
+       "cheer": "a viking in a brown tunic", "clap": "a villager in a yellow tunic", "spin": "a blue robot"}
+"""Who shows each motion; the last is the motion LoRA's."""
+
+
+def of_drawings(draw: Callable[[str, str, bool], np.ndarray], known: Mapping[str, np.ndarray]
+                ) -> dict[str, dict[str, float]]:
+    """The figures of one clip a motion, and of the motion LoRA's motion without and with it.
+
+    draw : (prompt, motion, whether with the motion LoRA) -> (f, h, w, 3)
+    """
+    plain = [name for name in WHO if name != "spin"]
+    told = {"motions": figures([draw(WHO[name], name, False) for name in plain], plain, known)}
+    for with_lora in (False, True):
+        told[f"spin {'with' if with_lora else 'without'} its LoRA"] = figures(
+            [draw(f"{WHO['spin']}, spin", "", with_lora)], ["spin"], known)
+    return told
+
+
+def main(arguments: list[str] | None = None) -> None:
+    p = argparse.ArgumentParser(prog="python -m engine.training.motion_figures", description=__doc__)
+    p.add_argument("--clips", type=Path, default=Path("scratch/characters"), help="folder of the character shards")
+    p.add_argument("--work", type=Path, default=Path("scratch/training"), help="with their latents")
+    p.add_argument("--store", type=Path, default=Path("scratch/motion_figures"), help="where what is drawn is kept")
+    p.add_argument("--pace", type=float, default=0.6, help="share of the model's own number of steps")
+    a = p.parse_args(arguments)
+    from engine.models.sets import model_set
+    from engine.runs.run import Run
+    from engine.runs.store import Store
+    from engine.stages.text_to_clip import text_to_clip
+    train, held_out = Clips(a.clips, "train", a.work), Clips(a.clips, "held_out", a.work)
+    known = patterns(train)
+    run: Any = Run(Store(a.store), models=model_set("builtin"))
+    count = iter(range(1000))
+
+    def draw(prompt: str, motion: str, with_lora: bool) -> np.ndarray:
+        handle = run(text_to_clip, prompt=prompt, motion=motion, motion_lora=with_lora, loop=True, pace=a.pace,
+                     label=f"clip_{next(count)}")
+        return np.asarray(run.execute(handle).frames[..., :3])
+
+    print(json.dumps({**of_drawings(draw, known), "truth": of_truth(held_out, known)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

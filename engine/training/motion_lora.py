@@ -24,7 +24,7 @@ from engine.training.data import over
 from engine.training.domain_adapter import put
 from engine.training.export import export
 from engine.training.loop import Draw, State
-from engine.training.motion import HELD_OUT, LOOKED_AT, WINDOW, Motion, load_motion
+from engine.training.motion import HELD_OUT, LOOKED_AT, WINDOW, Motion, load_motion, see_moments
 
 RANK = 8
 FILE = "motion_lora.safetensors"
@@ -48,6 +48,7 @@ class MotionLora(Motion):
         self.still = moved if moved is not None else load_motion(root / "motion")
         self.model: nn.Module = lora.twin(self.still)
         lora.attach(self.model, rank, rank, 0)
+        see_moments(self.model, self._moments)
 
     def load_committed(self) -> None:
         verify(self.root / self.name)
