@@ -94,8 +94,9 @@ class Planner:
                 "image_digest": lambda: _picture_digest(recipe.image), "recipe_digest": lambda: recipe_digest(recipe)}
 
     def twin_of(self, recipe: Recipe, scratch: Path) -> Recipe:
-        """A recipe of the same shape that differs in all that varies, by words that occur nowhere else."""
-        changes: dict[str, Any] = {"seed": (recipe.seed + 918_273_645_546_372_819) % 2**63, "name": "qxzvtwinname"}
+        """A recipe of the same shape that differs in all that varies, by words that occur nowhere else. Its name is not
+        ASCII, so that a title and a frames' name, which are made from it, are told apart."""
+        changes: dict[str, Any] = {"seed": (recipe.seed + 918_273_645_546_372_819) % 2**63, "name": "qxzvtwinnamé"}
         if recipe.prompt:
             changes["prompt"] = f"{recipe.prompt[:900]} qxzvtwinprompt"
         if recipe.image:

@@ -176,7 +176,7 @@ def plan(recipe: RecipeFile, out: Annotated[Path | None, typer.Option("--out", h
             "schema": 1, "recipe": batch.name, "digest": batch.digest, "assets": len(planned.assets),
             "counts": dict(sorted(counts.items())), "stages_to_run": cost.stages, "expected_seconds":
             round(cost.seconds / min(workers, max(len(todo), 1)), 1), "expected_bytes": cost.bytes, "free_bytes": free,
-            "never_timed": list(cost.unknown), "each": [
+            "never_timed": list(cost.unknown), "planned_one_by_one": planned.slow, "each": [
                 {"id": a.id, "state": a.state, "why": a.why, "missing": a.missing, "goals": a.goals}
                 for a in planned.assets]}, indent=1, ensure_ascii=False))
         return

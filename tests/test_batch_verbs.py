@@ -57,6 +57,7 @@ def test_plan_says_what_would_run_with_the_slow_ways_keys(recipe: Path, tmp_path
     assert command("plan", recipe, "--store", store, "--device", "cpu", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["counts"], told["assets"]) == ({"run": 6}, 6) and told["stages_to_run"] == 2 * 9 + 2 * 9 + 2 * 8
+    assert told["planned_one_by_one"] == 0, "keys by shape must serve the real pipelines, or plans are slow"
     assert {"text_to_image", "fit_field"} <= set(told["never_timed"])
     for asset, each in zip(load_batch(recipe).assets, told["each"], strict=True):
         _, goals = plan_any(asset.recipe, store=store, device="cpu")
