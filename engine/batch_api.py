@@ -7,7 +7,7 @@ pipelines. ``make_asset`` is what every worker calls, on this machine or on anot
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,18 +74,26 @@ class Planner:
                  allow_pickle: bool = False) -> None:
         self.options: dict[str, Any] = {"store": store, "device": device, "until": until,
                                         "commercial_only": commercial_only, "allow_pickle": allow_pickle}
+        self._told = (device, until, commercial_only, allow_pickle)
+        self._tables: dict[int, tuple[Any, str]] = {}
 
     def plan(self, recipe: Recipe) -> Planned:
         """The slow and sure way."""
         plan, goals = plan_any(recipe, **self.options)
         return Planned(plan.run, goals)
 
-    def shape_of(self, recipe: Recipe) -> str:
-        """What assets with the same stages, parameters and models have in common, as a text."""
-        values = {name: value for name, value in recipe.__dict__.items() if name not in self.VARIES}
-        told = [self.options["device"], self.options["until"], self.options["commercial_only"],
-                self.options["allow_pickle"], bool(recipe.prompt), bool(recipe.image), *said_by(recipe.prompt)]
-        return json.dumps([values, told], sort_keys=True, default=str)
+    def shape_of(self, recipe: Recipe) -> Hashable:
+        """What assets with the same stages, parameters and models have in common."""
+        values = tuple([(name, value if isinstance(value, str | int | float | None) else self._spelled(value))
+                        for name, value in recipe.__dict__.items() if name not in self.VARIES])
+        return values, self._told, bool(recipe.prompt), bool(recipe.image), said_by(recipe.prompt)
+
+    def _spelled(self, value: Any) -> str:
+        """A table as a text; assets share most of theirs, and one object is spelled once."""
+        kept = self._tables.get(id(value))
+        if kept is None:
+            kept = self._tables[id(value)] = (value, json.dumps(value, sort_keys=True))  # holds it, so its id stays
+        return kept[1]
 
     def words_of(self, recipe: Recipe) -> Words:
         """What parameters take from the words that vary. Functions are called where a shape asks for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ class Planner(Protocol):
 
     def plan(self, recipe: Any) -> Planned: ...
 
-    def shape_of(self, recipe: Any) -> str: ...
+    def shape_of(self, recipe: Any) -> Hashable: ...
 
     def words_of(self, recipe: Any) -> Words: ...
 
@@ -93,7 +93,7 @@ def plan_batch(assets: Iterable[Asset], planner: Planner, store: Store, known: K
     """
     plan = BatchPlan()
     look = _Look(store)
-    shapes: dict[str, int | None] = {}
+    shapes: dict[Hashable, int | None] = {}
     for asset in assets:
         try:
             keys, shape = _keys(asset.recipe, planner, store, look, shapes, plan, scratch, kept_shapes)
@@ -103,7 +103,7 @@ def plan_batch(assets: Iterable[Asset], planner: Planner, store: Store, known: K
     return plan
 
 
-def _keys(recipe: Any, planner: Planner, store: Store, look: _Look, shapes: dict[str, int | None], plan: BatchPlan,
+def _keys(recipe: Any, planner: Planner, store: Store, look: _Look, shapes: dict[Hashable, int | None], plan: BatchPlan,
           scratch: Path, kept_shapes: bool) -> tuple[tuple[list[StageKeys], list[str]], int]:
     name = planner.shape_of(recipe)
     if name not in shapes:
@@ -123,10 +123,11 @@ def _keys(recipe: Any, planner: Planner, store: Store, look: _Look, shapes: dict
     return (slow_keys(planned, look.metrics), goals), -1 if number is None else number
 
 
-def _shape(name: str, recipe: Any, planner: Planner, store: Store, scratch: Path, kept_shapes: bool) -> Shape | None:
+def _shape(name: Hashable, recipe: Any, planner: Planner, store: Store, scratch: Path, kept_shapes: bool
+           ) -> Shape | None:
     """The shape as kept from before, where it is still true; else learned now. None: there is none."""
     may_be_kept = kept_shapes and planner.may_be_kept(recipe)
-    place = store.root / "plans" / f"{hashlib.sha256(f'{_code()} {name}'.encode()).hexdigest()}.json"
+    place = store.root / "plans" / f"{hashlib.sha256(f'{_code()} {name!r}'.encode()).hexdigest()}.json"
     if may_be_kept and (data := _read(place)) is not None:
         shape = Shape(data)
         if planner.weights(recipe, shape.roles) == shape.roles:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from engine.job import Gate
@@ -113,8 +114,8 @@ class Shape:
 
     def keys(self, seed: int, seed_id: str, words: Words, metrics: Metrics) -> list[StageKeys] | None:
         """None where a gate refused a kept attempt: what the next one's parameters are, the slow way knows."""
-        texts = {name: json.dumps(words[name](), ensure_ascii=False) for name in self.slots}
-        asset = json.dumps(seed_id, ensure_ascii=False)
+        texts = {name: _spelled(words[name]()) for name in self.slots}
+        asset = _spelled(seed_id)
         requests: dict[str | None, str] = {None: "null"}
         attempts: dict[str | None, str] = {None: "null"}
         made = []
@@ -145,23 +146,36 @@ class _Stage:
                   "params": told["params"], "weights": told["weights"], "ground": ground,
                   "inputs": [f"{_MARK}in:{place}{_MARK}" for place in range(len(self._inputs))],
                   "seed": f"{_MARK}seed:own{_MARK}"}
-        self._request = _SLOT.split(canonical_json(
-            {**common, "kind": "request", "gates": told["gates"], "attempts": told["attempts"]}).decode())
-        self._attempt = _SLOT.split(canonical_json({**common, "kind": "attempt"}).decode())
-        self.slots = {name for name in self._request[1::2] if ":" not in name}
+        self._request = self._gapped({**common, "kind": "request", "gates": told["gates"],
+                                      "attempts": told["attempts"]})
+        self._attempt = self._gapped({**common, "kind": "attempt"})
+        self.slots = {name for name, _ in self._request[1] if name and ":" not in name}
 
     def request(self, texts: dict[str, str], before: dict[str | None, str]) -> str:
-        return self._filled(self._request, texts, before)
+        return _filled(self._request, texts, before)
 
     def attempt(self, texts: dict[str, str], before: dict[str | None, str]) -> str:
-        return self._filled(self._attempt, texts, before)
+        return _filled(self._attempt, texts, before)
 
-    def _filled(self, parts: list[str], texts: dict[str, str], before: dict[str | None, str]) -> str:
-        whole = parts.copy()
-        for place in range(1, len(parts), 2):
-            name = parts[place]
-            whole[place] = before[self._inputs[int(name[3:])]] if name.startswith("in:") else texts[name]
-        return hashlib.sha256("".join(whole).encode()).hexdigest()
+    def _gapped(self, data: dict[str, Any]) -> _Gapped:
+        parts = _SLOT.split(canonical_json(data).decode())
+        gaps = [("", self._inputs[int(name[3:])]) if name.startswith("in:") else (name, None) for name in parts[1::2]]
+        return "%s".join(part.replace("%", "%%") for part in parts[::2]), gaps
+
+
+_Gapped = tuple[str, list[tuple[str, str | None]]]
+"""A text with a %s for each gap, and what fills each: (word, None), or ("", label of an input)."""
+
+
+def _filled(gapped: _Gapped, texts: dict[str, str], before: dict[str | None, str]) -> str:
+    text, gaps = gapped
+    whole = text % tuple([texts[name] if name else before[label] for name, label in gaps])
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _spelled(value: Any) -> str:
+    """As canonical JSON spells it; texts, which are most, without a detour."""
+    return encode_basestring(value) if type(value) is str else canonical_json(value).decode()
 
 
 def slow_keys(planned: Planned, metrics: Metrics) -> list[StageKeys]:
