@@ -2,13 +2,13 @@
 
 Shards as ``engine.training.clip_data`` writes them. Every picture is turned a little, scaled, moved, mirrored (left and
 right change places), set over another background, blurred and grained; some hold no figure at all, so that the network
-knows one when it sees it.
+knows one when it sees it. Many go through the built-in VAE, so that it reads what the built-in models draw.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,22 @@ from torch.nn import functional as F
 from engine.clips.poses.joints import MIRROR
 from engine.clips.poses.network import CELLS, SIZE, PoseNet, expected, load_pose_net, save_pose_net
 from engine.models.cards import verify
+from engine.models.loading import load_vae
 from engine.models.sets import BUILTIN_FOLDER
 from engine.toybox.backgrounds import random_background
 from engine.training import denoise
 from engine.training.data import Shards, to_tensor
 from engine.training.export import export
 from engine.training.loop import Draw, State
+from engine.training.soft import through
 
 FILES = ("rgba.npy", "references.npy", "joints.npy", "reference_joints.npy", "cameras.npy", "specs.json")
 EMPTY = 0.08
 """Share of pictures without a figure."""
 DECOYS = 0.7
 """Share of those in which a prop stands where the figure would."""
+SOFT = 0.5
+"""Share of the batches that go through the VAE."""
 SPREAD = 1.0
 """Standard deviation of the blot that a heat map shall be, in cells."""
 
@@ -93,12 +97,18 @@ class PoseEstimation:
         self.train, self.held_out, self.batch, self.props, self.root = train, held_out, batch, props, root
         self.model: nn.Module = (model or PoseNet()).to(memory_format=torch.channels_last)
 
+    @cached_property
+    def vae(self) -> Any:
+        return load_vae(self.root / "vae", "cpu")
+
     def load_committed(self) -> None:
         verify(self.root / self.name)
         self.model.load_state_dict(load_pose_net(self.root / self.name).state_dict())
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, float], int]:
         pictures, joints, inside, heights = compose(self.train, draw.rng, self.batch, props=self.props)
+        if draw.rng.random() < SOFT:
+            pictures = through(self.vae, pictures, draw.rng)
         x = pictures.to(draw.device, memory_format=torch.channels_last)
         joints, inside, heights = joints.to(draw.device), inside.to(draw.device), heights.to(draw.device)
         heat, seen = model(x)
@@ -113,12 +123,14 @@ class PoseEstimation:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Distance of held-out joints from where they are, in percent of the standing figure's height: over white as
-        clips are, and under all that training does to pictures; and how often a figure is seen that is not there."""
+        clips are, these through the VAE, and under all that training does to pictures; and how often a figure is seen
+        that is not there."""
         if not len(self.held_out):
             return {}
         plain = errors(model, self.held_out, rough=False)
-        rough = errors(model, self.held_out, rough=True)
+        rough, soft = errors(model, self.held_out, rough=True), errors(model, self.held_out, rough=False, vae=self.vae)
         return {"median_percent": float(np.median(plain)), "mean_percent": float(plain.mean()),
+                "soft_median_percent": float(np.median(soft)), "soft_mean_percent": float(soft.mean()),
                 "over_5_percent": float((plain > 5).mean()), "rough_median_percent": float(np.median(rough)),
                 "rough_mean_percent": float(rough.mean()), **presence(model, self.held_out, self.props)}
 
@@ -148,7 +160,8 @@ class PoseEstimation:
                   "softmax's mean is a joint's place, and a logit a joint of its being in the picture "
                   "(OpenPose's order; joints that the body hides are told too).",
             data=f"{len(self.train)} toybox figures in motion, {self.train.frames} pictures each, turned, scaled, "
-                 "moved, mirrored, over white, flat colours, gradients, noise and clutter, blurred and grained.",
+                 "moved, mirrored, over white, flat colours, gradients, noise and clutter, blurred and grained; half "
+                 "of them through the built-in VAE.",
             limits="One toybox figure, mostly seen from the front; people, photographs and several figures at once "
                    "were never seen.")
 
@@ -242,12 +255,18 @@ def _worn(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def errors(model: nn.Module, clips: Clips, rough: bool, pictures: int = 480, seed: int = 11) -> np.ndarray:
-    """Distances of ``pictures`` x 18 joints (those in the picture) from where they are, percent of figures' heights."""
+def errors(model: nn.Module, clips: Clips, rough: bool, pictures: int = 480, seed: int = 11, vae: Any = None
+           ) -> np.ndarray:
+    """Distances of ``pictures`` x 18 joints (those in the picture) from where they are, percent of figures' heights.
+
+    vae : pictures are shown as it shows them, without noise
+    """
     device = next(model.parameters()).device
     rng, out = np.random.default_rng(seed), []
     for _ in range(pictures // 32):
         x, joints, inside, heights = compose(clips, rng, 32, empty=0, rough=rough)
+        if vae is not None:
+            x = through(vae, x, rng, noise=0, blur=False)
         off = (expected(model(x.to(device))[0].float()).cpu() - joints).norm(dim=-1) / heights[:, None]
         out.append(off[inside > 0].numpy())
     return np.concatenate(out) * 100

@@ -25,11 +25,10 @@ from engine.clips.poses.network import PoseNet, load_pose_net
 from engine.models.sets import BUILTIN_FOLDER, model_set
 from engine.training.data import Shards
 from engine.training.pose_estimation import Clips, PoseEstimation, compose
+from engine.training.soft import through
 
 NONE = 0.4
 """Share of pictures without a figure among those that are composed."""
-NOISE = 0.08
-"""Of the latents, in shares of their spread."""
 DECAY = 3e-5
 """Of the squared weights."""
 
@@ -87,14 +86,6 @@ def things(props: Shards, n: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).permute(0, 3, 1, 2).contiguous()
 
 
-def through(vae: Any, pictures: Tensor) -> Tensor:
-    """As the VAE shows them, with noise on their latents."""
-    with torch.no_grad():
-        latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
-        latents = latents + NOISE * latents.std() * torch.randn(latents.shape)
-        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-
-
 def drawn(count: int, first: int) -> Tensor:
     """Figures drawn of captions by the built-in text-to-image model with its domain adapter."""
     from engine.diffusion import lora, sampling
@@ -126,9 +117,9 @@ def gathered(net: PoseNet, figures: Clips, props: Shards, pictures: Tensor, roun
         if k % 4 == 0:
             rows.append((features(net, moved(things(props, 32, rng), rng)), none, 1.0))
         if k % 10 == 0:
-            rows.append((features(net, through(vae, things(props, 32, rng))), none, 1.0))
+            rows.append((features(net, through(vae, things(props, 32, rng), rng)), none, 1.0))
             x, _, inside, _ = compose(figures, rng, 32, rough=False)
-            rows.append((features(net, through(vae, x)), inside, 1.0))
+            rows.append((features(net, through(vae, x, rng)), inside, 1.0))
     for _ in range(4 if len(pictures) else 0):
         rows.append((features(net, moved(pictures, rng)), torch.ones(len(pictures), 18), 1.5))
     return (torch.cat([x for x, _, _ in rows]), torch.cat([y for _, y, _ in rows]),
