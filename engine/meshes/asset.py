@@ -1,4 +1,4 @@
-"""The master of a game-ready asset: levels of detail, colliders, one material, and its papers. Exports read nothing else.
+"""The master of a game-ready asset: levels of detail, colliders, one material, its papers. Exports read nothing else.
 
 Conventions, all glTF's: metres, +Y up, the front along +Z, the base's centre at the origin; triangles counter-clockwise
 from outside; UVs with their origin at the picture's top left, v downward; normal maps with +Y toward the picture's top
