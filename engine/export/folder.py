@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
 from engine.export.papers import stamped_copy
-from engine.recipes.recipe import Recipe, dump_recipe
+from engine.recipes.recipe import ADAPTERS, Recipe, dump_recipe
 from engine.runs import files
 from engine.runs.report import FileRecord, Report, build_report
 
@@ -39,7 +39,7 @@ def write_folder(asset: Made, folder: Path, papers: Mapping[str, Any] | None = N
     with files.one_line_errors("the asset", folder, "--out"):
         before = _listed(folder)
         (folder / "report.json").unlink(missing_ok=True)
-        recipe, own = _with_lora(*_portable(asset.recipe, folder), folder)
+        recipe, own = _with_adapters(*_portable(asset.recipe, folder), folder)
         written = {**_copy(_sources(asset), folder, {**asset.papers(), **(papers or {})}), **own}
         files.write_file(folder / "recipe.toml", dump_recipe(recipe))
         written["recipe.toml"] = "recipe"
@@ -155,16 +155,24 @@ def _with_mesh(recipe: Recipe, folder: Path) -> tuple[Recipe, dict[str, str]]:
     return recipe.model_copy(update={**names, "name": recipe.title}), written
 
 
-def _with_lora(recipe: Recipe, own: dict[str, str], folder: Path) -> tuple[Recipe, dict[str, str]]:
-    """The LoRA that drew the picture beside the recipe, where there is one."""
-    drawn = recipe.stages.get("text_to_image", {})
-    if not drawn.get("lora"):
-        return recipe, own
-    source, name = Path(drawn["lora"]), "lora.safetensors"
-    if source.resolve() != (folder / name).resolve():
-        files.copy_file(source, folder / name)
-    stages = {**recipe.stages, "text_to_image": {**drawn, "lora": name}}
-    return recipe.model_copy(update={"stages": stages}), {**own, name: "lora"}
+def _with_adapters(recipe: Recipe, own: dict[str, str], folder: Path) -> tuple[Recipe, dict[str, str]]:
+    """The LoRAs and embeddings that drew along, beside the recipe; what is named by its id stays so."""
+    stages, copies = {label: dict(told) for label, told in recipe.stages.items()}, dict(own)
+    names: dict[Path, str] = {}
+    for told in stages.values():
+        for kind in (kind for kind in ADAPTERS if told.get(kind)):
+            listed = [told[kind]] if isinstance(told[kind], str) else list(told[kind])
+            for k, one in enumerate(listed):
+                source = Path(one)
+                if not source.is_file():
+                    continue
+                count = sum(name.startswith(kind) for name in names.values())
+                name = names.setdefault(source.resolve(), f"{kind}{f'_{count + 1}' if count else ''}{source.suffix}")
+                if source.resolve() != (folder / name).resolve():
+                    files.copy_file(source, folder / name)
+                listed[k], copies[name] = name, kind
+            told[kind] = listed[0] if isinstance(told[kind], str) else listed
+    return recipe.model_copy(update={"stages": stages}) if copies != own else recipe, copies
 
 
 def _listed(folder: Path) -> set[str]:

@@ -29,7 +29,7 @@ def png_bytes(image: np.ndarray) -> bytes:
     return memory.getvalue()
 
 
-class _Buffer:
+class Buffer:
     """The binary chunk while it grows; every part begins at a multiple of four bytes."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ def glb_bytes(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, uvs:
         raise ValueError("a mesh without triangles cannot be written")
     if int(faces.max()) >= len(vertices) or int(faces.min()) < 0:
         raise ValueError("a face names a vertex that is not there")
-    position, normal, uv = (np.asarray(a, dtype="<f4") for a in (vertices, _unit(normals), uvs))
+    position, normal, uv = (np.asarray(a, dtype="<f4") for a in (vertices, unit(normals), uvs))
     for what, array in (("vertices", position), ("normals", normal), ("uvs", uv)):
         if not np.isfinite(array).all():
             raise ValueError(f"{what} hold values that are not finite")
-    buffer = _Buffer()
+    buffer = Buffer()
     # 65535 is the restart index of a 16-bit buffer and may not be used as a vertex.
     small = len(position) <= 65535
     indices = buffer.add_array(faces.reshape(-1).astype("<u2" if small else "<u4"), "SCALAR",
@@ -140,6 +140,7 @@ def write_glb(path: Path, *args: Any, **kwargs: Any) -> None:
     path.write_bytes(glb_bytes(*args, **kwargs))
 
 
-def _unit(normals: np.ndarray) -> np.ndarray:
+def unit(normals: np.ndarray) -> np.ndarray:
+    """(n, 3) of length one; straight up where there is no length."""
     length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
     return np.where(length > 1e-12, normals / np.maximum(length, 1e-30), [0.0, 1.0, 0.0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,18 @@ from engine.artifacts import Files
 
 def scratch_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="maquette-"))
+
+
+@contextlib.contextmanager
+def scratch_until_made() -> Iterator[Path]:
+    """A :func:`scratch_folder` that goes at once where making its files fails or is stopped: on a full disk above all
+    nothing may stay behind."""
+    folder = scratch_folder()
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def scratch_files(folder: Path, roles: dict[str, str], meta: dict[str, Any]) -> Files:
