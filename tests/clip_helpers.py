@@ -49,7 +49,7 @@ class Puppet(SimpleNamespace):
 
 def puppet() -> Puppet:
     vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(1,) * 4, latent_channels=4))
-    return Puppet(vae=vae, size=64, window=8, overlap=2, steps=4, guidance=2.0, done=[])
+    return Puppet(vae=vae, size=64, window=8, overlap=2, steps=4, guidance=2.0, done=[], family="builtin")
 
 
 def puppets(monkeypatch: Any) -> None:
@@ -81,7 +81,7 @@ def matting() -> SimpleNamespace:
     """A matting network that takes everything that is not nearly white for covered."""
     def unet(x: Tensor, t: int) -> SimpleNamespace:
         return SimpleNamespace(sample=80 * ((1 - x).amax(1, keepdim=True) / 2 - 0.3))
-    return SimpleNamespace(unet=unet, size=64)
+    return SimpleNamespace(unet=unet, size=64, drawn=unet)
 
 
 class Set:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from clip_helpers import Job, Set, matting
 from mesh_helpers import Notes
 
@@ -12,7 +16,7 @@ from engine.clip_artifacts import Clip, FrameFiles
 from engine.clips import alpha
 from engine.clips.measure import keypoint_error, measured
 from engine.diffusion import mattes
-from engine.errors import RunFailed
+from engine.errors import BadInput, RunFailed
 from engine.stages.clip_alpha import ClipAlpha, clip_alpha
 from engine.training.clip_data import render_clip, sample_clip
 
@@ -104,6 +108,24 @@ def test_both_is_the_mean_of_two_alphas_with_colours_of_covered_pixels():
     assert np.abs(found[found[..., 3] > 0.05][:, :3] - (0.8, 0.2, 0.1)).max() < 0.02
 
 
+def test_drawn_asks_the_second_network_as_large_as_it_was_drawn():
+    """Its logit is 10 where a channel is below 0.6, else -10; colours of half covered pixels are the covered ones'."""
+    asked: list[tuple[int, ...]] = []
+
+    def net(x: torch.Tensor, t: int) -> SimpleNamespace:
+        asked.append(tuple(x.shape))
+        assert t == 0 and float(x.min()) >= -1 and float(x.max()) == 1
+        return SimpleNamespace(sample=torch.where(x.amin(1, keepdim=True) < 0.2, 10.0, -10.0))
+    picture = np.ones((40, 64, 3), np.float32)
+    picture[8:32, 8:32] = (0.8, 0.2, 0.1)
+    picture[20, 40] = 0  # a speck
+    found = alpha.drawn(SimpleNamespace(drawn=net), "cpu")(picture)
+    covered = np.zeros((40, 64), bool)
+    covered[8:32, 8:32] = True
+    assert asked == [(1, 3, 40, 64)] and np.array_equal(found[..., 3] > 0.5, covered)
+    assert np.allclose(found[covered], (0.8, 0.2, 0.1, 1), atol=1e-3) and (found[~covered][:, 3] == 0).all()
+
+
 def test_a_dark_outline_is_no_mix():
     """A row: background, a pixel that is half red, red, red, red; and one whose rim is black."""
     red, white = np.float32((0.8, 0.2, 0.1)), np.ones(3, np.float32)
@@ -152,6 +174,23 @@ def test_the_stage_says_how_and_keeps_frames_in_files():
     figures = measured(np.asarray(made.frames), True)
     assert job.metrics["alpha_flicker"] == figures.alpha_flicker and job.metrics["seam"] == figures.seam
     assert job.metrics["seam_over_step"] == figures.seam / figures.frame_step
+
+
+def test_who_drew_the_clip_decides_whose_word_is_taken():
+    truth = discs(3)
+    opaque = np.concatenate([over_white(truth), np.ones((*truth.shape[:3], 1), np.float32)], -1)
+
+    def how(meta: dict[str, str], frames: np.ndarray = opaque, **models: Any) -> str:
+        return clip_alpha(Clip(frames, 10.0, False, meta), ClipAlpha(calm=0), Job(Set(**models))).meta["alpha"]
+    assert how({"drawn_by": "builtin"}) == "by the network that knows what the built-in models draw"
+    assert how({"drawn_by": "sd15"}) == how({}) == "mean of the matting network's and the plain background's"
+    grey = opaque.copy()
+    grey[..., :3] = truth[..., :3] * truth[..., 3:] + 0.7 * (1 - truth[..., 3:])
+    assert how({"drawn_by": "builtin"}, grey) == "mean of the matting network's and the plain background's"
+    alone = SimpleNamespace(unet=matting().unet, size=64, drawn=None)
+    assert how({"drawn_by": "builtin"}, matting=alone) == "mean of the matting network's and the plain background's"
+    with pytest.raises(BadInput, match=r"has no network for what the built-in models draw.*clip_alpha\.method=auto"):
+        clip_alpha(Clip(opaque), ClipAlpha(method="drawn"), Job(Set(matting=alone)))
 
 
 def test_alpha_that_is_there_stays():

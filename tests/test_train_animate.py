@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ import torch
 from tiny_models import make_tiny_set
 
 from engine.diffusion.reference_animation import ReferenceAnimation, animate
-from engine.models.cards import read_card, verify
+from engine.models.cards import part_digest, read_card, verify
+from engine.models.loading import load_matting
 from engine.models.sets import ModelSet
 from engine.toybox import motions
 from engine.training import clip_data, clip_latents
 from engine.training.animate import DROPOUT, AnimateFrames, AnimateMotion, Networks, _colour_kept, _Same, with_motion
 from engine.training.animate_data import FACE, Figures
+from engine.training.data import Shards
+from engine.training.drawn_alpha import DrawnAlpha, build, logits
 from engine.training.loop import Draw, Settings, State, train
 
 CPU, SIZE, FRAMES = torch.device("cpu"), 64, 4
@@ -315,3 +319,65 @@ def test_figures_and_the_sheet(house: Path) -> None:
     true[..., 0] = 51
     near = np.ones((4, 4, 3), np.float32) * (0.25, 1.0, 1.0)
     assert _colour_kept(near, true) and not _colour_kept(near + 0.05, true)
+
+
+# -- the alpha of what is drawn ----------------------------------------------------------------------------------------
+
+def alpha_task(house: Path, work: Path, clips: int = 2) -> DrawnAlpha:
+    none = Shards(house / "none")
+    return DrawnAlpha(house / "clips", none, none, 4, work, house / "weights", build((8, 8), groups=4), clips)
+
+
+def test_clips_are_animated_once_beside_their_true_alpha(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = alpha_task(house, house / "work")
+    pictures, alphas = task.animated["train"]
+    source = Figures(house / "clips", "train", house / "work", house / "weights")
+    chosen = np.linspace(0, len(source) - 1, 2).astype(int)
+    assert pictures.shape == (2 * FRAMES, SIZE, SIZE, 3) and pictures.dtype == np.uint8
+    for k, clip in enumerate(chosen):
+        assert np.array_equal(alphas[k * FRAMES:(k + 1) * FRAMES],
+                              source.pictures(clip, np.arange(FRAMES))[..., 3])
+    monkeypatch.setattr("engine.training.drawn_alpha._animated", None)  # a second time nothing is drawn
+    assert np.array_equal(alpha_task(house, house / "work").animated["train"][0], pictures)
+
+
+def test_alpha_is_learned_and_exported(house: Path, tmp_path: Path) -> None:
+    task = alpha_task(house, house / "work")
+    found = task.evaluate(task.model)
+    assert set(found) == {"figures_iou", "animated_iou"} and all(0 <= v <= 1 for v in found.values())
+    state = train(unseen(alpha_task(house, house / "work")), settings(tmp_path / "run", 3))
+    assert state.finished and state.step == 3
+    make_tiny_set(tmp_path / "weights")
+    task.root = tmp_path / "weights"
+    folder = task.export(state, tmp_path / "run")
+    assert verify(folder).trained_on == {"vae": part_digest(tmp_path / "weights" / "vae")}
+    x = torch.rand(2, 3, SIZE, SIZE)
+    loaded = load_matting(tmp_path / "weights" / "matting", "cpu", folder).drawn
+    with torch.no_grad():
+        assert torch.allclose(logits(loaded, x), logits(state.ema, x), atol=2e-2)
+
+
+def test_true_figures_are_seen_as_the_vae_shows_them(house: Path, tmp_path: Path) -> None:
+    """Without animated clips and props every batch holds true figures, with their own alpha."""
+    task = alpha_task(house, tmp_path, clips=0)
+    shown: list[torch.Tensor] = []
+    task.__dict__["vae"] = _Plain(shown)
+    pictures, alpha = task.compose(np.random.default_rng(2))
+    assert alpha.shape == (4, 1, SIZE, SIZE) and len(shown) == 1
+    background = alpha == 0
+    assert background.any() and pictures[background.expand(-1, 3, -1, -1)].min() > 0.99, "alpha lies where it was"
+    assert torch.equal(pictures, shown[0] / 2 + 0.5) or torch.equal(pictures.flip(-1), shown[0] / 2 + 0.5)
+
+
+class _Plain:
+    """A VAE whose latents are the picture itself, and which decodes what it was given to encode."""
+
+    def __init__(self, shown: list[torch.Tensor]) -> None:
+        self.shown = shown
+
+    def encode(self, x: torch.Tensor) -> Any:
+        self.shown.append(x)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: x))
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=self.shown[-1])

@@ -92,6 +92,10 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
                 layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
                 ).half().save_pretrained(folder / "matting")
     write_card(folder / "matting", trained_on={})
+    UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
+                ).half().save_pretrained(folder / "drawn_alpha")
+    write_card(folder / "drawn_alpha", trained_on={})
 
     export_view_judge(ViewJudgeNet((8, 8, 8, 8), 16), folder / "view_judge")
     write_card(folder / "view_judge", trained_on={})
@@ -229,6 +233,10 @@ class ListJob:
 
     def generator(self, candidate: int = 0) -> torch.Generator:
         return torch.Generator("cpu").manual_seed(self.seed(candidate))
+
+    def folder(self) -> Path:
+        from mesh_helpers import Notes
+        return Notes().folder()
 
     def model(self, role: str) -> Any:
         assert self._models is not None

@@ -91,6 +91,14 @@ def freed(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.nd
     return np.concatenate([rgb, alpha[..., None]], -1).astype(np.float32)
 
 
+def drawn(matting: Any, device: str) -> Matte:
+    """For figures that the built-in models drew over white: the alpha of the network that learned what they draw
+    (``engine.training.drawn_alpha``); colours as of ``freed``."""
+    def matte(image: np.ndarray) -> np.ndarray:
+        return freed(image, mattes.drawn_alpha(matting, image, device), mattes.border_colour(image)[0])
+    return matte
+
+
 def by_model(matting: Any, device: str) -> Matte:
     """The matting network's."""
     def matte(image: np.ndarray) -> np.ndarray:

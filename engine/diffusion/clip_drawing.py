@@ -6,9 +6,8 @@ are decoded a few at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from engine.clip_artifacts import Clip
+from engine.clips.kept import KeptFrames
 from engine.diffusion import adapters, image_prompt, inpainting, motion, pictures, prompt, sampling, sparse_control
 from engine.diffusion.adapters import Adapted
 from engine.diffusion.motion_windows import in_phase, rescheduled, windows
@@ -25,7 +25,7 @@ from engine.job import Job
 from engine.models import memory
 from engine.runs.words import unknown
 
-MOST_FRAMES = 1000
+MOST_FRAMES = 10_000
 DECODED_AT_ONCE = 8
 
 
@@ -36,8 +36,8 @@ class ClipDrawing(Adapted):
     negative: str = Field("", description="What the frames should not show, at most 1,000 characters.")
     motion: str = Field("", description="A motion by name (walk, wave, ...), said behind the prompt in the words that "
                                         "the model knows; empty: as the prompt says.")
-    frames: int = Field(16, ge=1, le=MOST_FRAMES, description="How many frames, 1 to 1,000.")
-    fps: float = Field(12.0, gt=0, le=120, description="Frames a second, more than 0, at most 120.")
+    frames: int = Field(16, ge=1, le=MOST_FRAMES, description="How many frames, 1 to 10,000.")
+    fps: float = Field(12.0, gt=0, le=240, description="Frames a second, more than 0, at most 240.")
     loop: bool = Field(False, description="The last frame is followed by the first.")
     steps: int | None = Field(None, ge=1, le=250, description="Sampling steps from pure noise, 1 to 250; none: the "
                                                               "model's own number, times pace.")
@@ -99,9 +99,12 @@ class Beginning:
     sparse_scale: float = 1.0
 
 
-def draw_clip(p: ClipDrawing, job: Job, size: tuple[int, int] | None = None, begin: Beginning | None = None) -> Clip:
-    """Draw a clip; every frame opaque. size : (h, w), pixels; None: the model's own
+def draw_clip(p: ClipDrawing, job: Job, size: tuple[int, int] | None = None, begin: Beginning | None = None,
+              take: Callable[[np.ndarray], np.ndarray] = lambda frame: frame) -> Clip:
+    """Draw a clip; every frame opaque. Of all frames only latents are held; pictures are written as they come, and a
+    stopped run finds those again that it had written.
 
+    size : (h, w), pixels; None: the model's own; take : what of each drawn picture (h, w, 3) is kept
     Metrics: ``frame_step``, the mean difference of neighbouring frames in 0..1, and for a loop ``seam_step``, that of
     its last and first. Raises BadInput for what does not fit together, before anything is drawn.
     """
@@ -144,15 +147,18 @@ def draw_clip(p: ClipDrawing, job: Job, size: tuple[int, int] | None = None, beg
             settings=model.sampling_settings(shape), draw=_drawn_at(job.seed(0)), start=start,
             strength=1.0 if begin is None else begin.strength, after=after, watch=_watch(model, job),
             state=job.resume(), keep=job.checkpoint)
-        frames = decoded(model, latents, room, job)
+        kept, look = KeptFrames(job, p.frames), Look(p.loop)
+        at_once = min(DECODED_AT_ONCE, room.pictures or DECODED_AT_ONCE)
+        for i, frame in enumerate(kept.all(lambda missing: decoded(model, latents, missing, at_once, room.tiles, take))):
+            look.add(frame[..., :3])
+            job.progress(0.9 + 0.1 * (i + 1) / p.frames)
     counted = len(windows(p.frames, window, overlap, p.loop))
-    clip = Clip(frames, p.fps, p.loop, {
+    look.tell(job)
+    return Clip(kept.frames(), p.fps, p.loop, {
         "method": "AnimateDiff", "prompt_as_drawn": text, "negative": p.negative, "seed": job.seed(0),
-        "motion_model": mover.name, "windows": counted, "window": together,
+        "drawn_by": base.family, "motion_model": mover.name, "windows": counted, "window": together,
         **({"motion_lora": {"name": extra.name, "scale": p.motion_lora_scale}} if extra is not None else {}),
         **on_top.papers})
-    tell(clip, job)
-    return clip
 
 
 def said(p: ClipDrawing, mover: Any, extra: Any = None) -> str:
@@ -224,28 +230,40 @@ def _watch(model: Any, job: Job) -> Callable[[int, int, Tensor], None]:
     return watch
 
 
-def decoded(model: Any, latents: Tensor, room: memory.Arrangement, job: Job) -> np.ndarray:
-    """(f, c, h, w) latents -> (f, h, w, 4) float32 as 8 bits hold them, opaque; a few frames at a time."""
-    at_once = min(DECODED_AT_ONCE, room.pictures or DECODED_AT_ONCE)
-    made: np.ndarray | None = None
-    for i in range(0, len(latents), at_once):
-        part = pictures.images_of(model.decode(latents[i:i + at_once], at_once, room.tiles))
-        if made is None:
-            made = np.ones((len(latents), *part.shape[1:3], 4), np.float32)
-        made[i:i + len(part), ..., :3] = np.round(part * 255) / 255
-        job.progress(0.9 + 0.1 * (i + len(part)) / len(latents))
-    assert made is not None
-    return made
+def decoded(model: Any, latents: Tensor, numbers: Sequence[int], at_once: int, tiles: Any,
+            take: Callable[[np.ndarray], np.ndarray] = lambda frame: frame) -> Iterator[np.ndarray]:
+    """The frames of these numbers one by one, (h, w, 4) float32, opaque; ``at_once`` go through the decoder together.
+
+    latents : (f, c, h, w) of all frames; take : what of a drawn picture (h, w, 3) is kept
+    """
+    for i in range(0, len(numbers), at_once):
+        for picture in pictures.images_of(model.decode(latents[list(numbers[i:i + at_once])], at_once, tiles)):
+            frame = take(picture)
+            yield np.concatenate([frame, np.ones_like(frame[..., :1])], -1)
 
 
-def tell(clip: Clip, job: Job) -> None:
-    """How much moves, and how well a loop closes."""
-    f = clip.frames[..., :3]
-    if len(f) > 1:
-        job.metric("frame_step", float(np.mean([np.abs(b - a).mean() for a, b in pairwise(f)])),
-                   against="the frame before, 0 to 1")
-    if clip.loop and len(f) > 1:
-        job.metric("seam_step", float(np.abs(f[0] - f[-1]).mean()), against="the last frame, 0 to 1")
+class Look:
+    """How much moves, and how well a loop closes: shown the frames (h, w, 3) one by one."""
+
+    def __init__(self, loop: bool) -> None:
+        self.loop = loop
+        self.first: np.ndarray | None = None
+        self._before: np.ndarray | None = None
+        self._steps: list[float] = []
+
+    def add(self, frame: np.ndarray) -> None:
+        if self._before is None:
+            self.first = frame
+        else:
+            self._steps.append(float(np.abs(frame - self._before).mean()))
+        self._before = frame
+
+    def tell(self, job: Job) -> None:
+        if self._steps and self.first is not None and self._before is not None:
+            job.metric("frame_step", float(np.mean(self._steps)), against="the frame before, 0 to 1")
+            if self.loop:
+                job.metric("seam_step", float(np.abs(self.first - self._before).mean()),
+                           against="the last frame, 0 to 1")
 
 
 def warn_of_words(model: Any, mover: Any, p: ClipDrawing, text: str, on_top: adapters.OnTop, job: Job) -> None:

@@ -149,6 +149,18 @@ def model_alpha(matting: Any, image: np.ndarray, device: str) -> np.ndarray:
     return np.where(without_specks(alpha >= 0.1), alpha, 0).astype(np.float32)
 
 
+def drawn_alpha(matting: Any, image: np.ndarray, device: str) -> np.ndarray:
+    """What the second network says of a picture that the built-in models drew: (h, w, 3), sides divisible by 8 ->
+    (h, w) float32 in [0, 1]. It is looked at as large as it was drawn: that is how its rims are known."""
+    import torch
+
+    from engine.diffusion.pictures import tensor_of, vae_input
+    with torch.inference_mode():
+        told = matting.drawn(vae_input(tensor_of(image[None], device)), 0).sample
+    alpha = torch.sigmoid(told[0, 0].float()).cpu().numpy()
+    return np.where(without_specks(alpha >= 0.1), alpha, 0).astype(np.float32)
+
+
 def _matte_square(matting: Any, image: np.ndarray, left: int, top: int, side: int, device: str) -> np.ndarray:
     """Alpha (h, w) of the whole picture from one look at a square of it; 0 outside the square."""
     import torch

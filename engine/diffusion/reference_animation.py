@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel
@@ -32,6 +32,22 @@ from engine.errors import BadInput, RunFailed
 
 GOLDEN = 0.6180339887498949
 """Share of a loop by which its windows move on at each step: never twice to the same place."""
+
+
+KEPT = 256_000_000
+"""Bytes of what the pose guider makes that are kept from step to step."""
+
+
+class Skeletons(Protocol):
+    """(n, 3, h, w) in [0, 1]: a tensor, or what answers as one without holding all of it
+    (``engine.clips.poses.drawing.Skeletons``)."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frames: Any) -> Tensor: ...
 
 
 class FrameNorm(nn.GroupNorm):
@@ -115,6 +131,7 @@ class ReferenceAnimation:
     vae : AutoencoderKL; scheduler : as trained; size : native pixels
     window, overlap : frames seen at once, and shared by neighbours; guidance, steps : where the user says nothing
     noise_shared : share of the noise's variance that a clip's frames have in common (0: published ones)
+    family : "builtin", or that of the published model
     """
 
     denoising: Any
@@ -131,6 +148,7 @@ class ReferenceAnimation:
     steps: int = 30
     noise_shared: float = 0.0
     name: str = "the reference animation"
+    family: str = ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -172,7 +190,7 @@ def windows(frames: int, window: int, overlap: int, loop: bool = False, step: in
 
 # -- the loop over steps -----------------------------------------------------------------------------------------------
 
-def animate(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, steps: int, guidance: float,
+def animate(model: ReferenceAnimation, reference: Tensor, poses: Skeletons, *, steps: int, guidance: float,
             noise: Callable[[int], Tensor], loop: bool = False, window: int | None = None, overlap: int | None = None,
             progress: Callable[[float], None] = lambda _: None, state: dict[str, Any] | None = None,
             keep: Callable[[dict[str, Any]], None] | None = None) -> Tensor:
@@ -189,14 +207,14 @@ def animate(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, step
     return frames
 
 
-def denoised(model: ReferenceAnimation, reference: Tensor, poses: Tensor, *, steps: int, guidance: float,
+def denoised(model: ReferenceAnimation, reference: Tensor, poses: Skeletons, *, steps: int, guidance: float,
              noise: Callable[[int], Tensor], loop: bool = False, window: int | None = None,
              overlap: int | None = None, progress: Callable[[float], None] = lambda _: None,
              state: dict[str, Any] | None = None, keep: Callable[[dict[str, Any]], None] | None = None) -> Tensor:
     """The clip's clean scaled latents (n, c, h/8, w/8), on the CPU.
 
     reference : (3, h, w) in [0, 1], the figure over white; poses : (n, 3, h, w) in [0, 1], skeletons as
-        ``skeleton_drawing`` draws them
+        ``skeleton_drawing`` draws them; a tensor, or what draws them when they are asked for (``Skeletons``)
     steps, guidance : of the sampler (DDIM as trained) and of the condition; 1: none, and half the work
     noise : number -> (c, h/8, w/8) unit noise, drawn on the CPU: a frame's; where the model wants frames to share
         some, 0 is all frames' and a frame's own is that of its number + 1
@@ -266,19 +284,23 @@ def _guided(net: Networks, x: Tensor, t: Tensor, token: Tensor, feature: Tensor,
 
 
 class _Features:
-    """What the guider makes of the skeletons: kept where that takes less memory than their drawings, else made anew."""
+    """What the guider makes of the skeletons: those that came first are kept, as far as KEPT bytes reach; others are
+    made anew."""
 
-    def __init__(self, model: ReferenceAnimation, poses: Tensor) -> None:
+    def __init__(self, model: ReferenceAnimation, poses: Skeletons) -> None:
         self.model, self.poses = model, poses
-        self._kept: list[Tensor | None] = [None] * len(poses)
+        self._kept: dict[int, Tensor] = {}
 
     def __call__(self, part: list[int]) -> Tensor:
-        left = [i for i in part if self._kept[i] is None]
-        if not left:
-            return torch.stack([f for i in part if (f := self._kept[i]) is not None])
-        made = self.model.guider(self.poses[part].to(self.model.device, self.model.dtype))
-        if made[0].numel() <= self.poses[0].numel():
-            for i, feature in zip(part, made, strict=True):
+        if all(i in self._kept for i in part):
+            return torch.stack([self._kept[i] for i in part])
+        drawn = self.poses[part]
+        if not torch.isfinite(drawn).all():
+            raise BadInput("skeletons with numbers that are not finite", "check what made them")
+        made = self.model.guider(drawn.to(self.model.device, self.model.dtype))
+        each = made[0].numel() * made.element_size()
+        for i, feature in zip(part, made, strict=True):
+            if i in self._kept or (len(self._kept) + 1) * each <= KEPT:
                 self._kept[i] = feature
         return made
 
@@ -291,18 +313,18 @@ def _token(model: ReferenceAnimation, reference: Tensor) -> Tensor:
     return encoder(pixel_values=seen).image_embeds[:, None].to(model.device, model.dtype)
 
 
-def _check(model: ReferenceAnimation, reference: Tensor, poses: Tensor, steps: int, window: int) -> None:
+def _check(model: ReferenceAnimation, reference: Tensor, poses: Skeletons, steps: int, window: int) -> None:
     if reference.ndim != 3 or reference.shape[0] != 3:
         raise BadInput(f"a reference picture of {_shape(reference.shape)}", "give (3, height, width) in [0, 1]")
-    if poses.ndim != 4 or not len(poses) or poses.shape[1:] != reference.shape:
+    if len(poses.shape) != 4 or not len(poses) or tuple(poses.shape[1:]) != tuple(reference.shape):
         raise BadInput(f"skeletons of {_shape(poses.shape)} for a picture of {_shape(reference.shape)}",
                        "draw one or more, each of the picture's size")
     factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
     if any(side % factor for side in reference.shape[1:]):
         raise BadInput(f"a picture of {reference.shape[2]} x {reference.shape[1]} pixels",
                        f"give sides that are multiples of {factor}")
-    if not (torch.isfinite(reference).all() and torch.isfinite(poses).all()):
-        raise BadInput("a reference picture or skeletons with numbers that are not finite", "check what made them")
+    if not torch.isfinite(reference).all():
+        raise BadInput("a reference picture with numbers that are not finite", "check what made it")
     if steps < 1:
         raise BadInput(f"{steps} steps", "give 1 or more")
     most = int(model.denoising.config.motion_max_seq_length)

@@ -89,10 +89,14 @@ class ImagePrompt:
 
 @dataclass(frozen=True)
 class Matting:
-    """unet : UNet2DModel, pictures (b, 3, h, w) in [-1, 1] -> one channel of logits of alpha; size : pixels"""
+    """unet : UNet2DModel, pictures (b, 3, h, w) in [-1, 1] -> one channel of logits of alpha; size : pixels
+
+    drawn : such a network for what the built-in models draw over white, at the size it was drawn; None: there is none
+    """
 
     unet: Any
     size: int
+    drawn: Any = None
 
 
 @dataclass(frozen=True)
@@ -180,10 +184,12 @@ def load_public_clip(folder: Path, dtype: torch.dtype, allow_pickle: bool = Fals
     return model
 
 
-def load_matting(folder: Path, device: str) -> Matting:
+def load_matting(folder: Path, device: str, drawn: Path | None = None) -> Matting:
+    """drawn : the folder of the second network"""
     from diffusers.models.unets.unet_2d import UNet2DModel
     unet = load_diffusers(UNet2DModel, folder, device)
-    return Matting(unet, int(unet.config.sample_size))
+    second = None if drawn is None else load_diffusers(UNet2DModel, drawn, device)
+    return Matting(unet, int(unet.config.sample_size), second)
 
 
 def load_view_judge(folder: Path, device: str) -> ViewJudge:

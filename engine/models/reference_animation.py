@@ -49,7 +49,7 @@ def builtin(folder: Path, card: Card, clip: Callable[[], Any], vae: Callable[[],
         keep("clip/image_embeds", lambda: loading.ImageTower(clip())), int(clip().config.vision_config.image_size),
         vae(), keep(f"{ROLE}/scheduler", lambda: loading.load_scheduler(folder / ROLE / "scheduler")),
         loading.size_of(unet, vae()), int(told["window"]), int(told["overlap"]), float(told["guidance"]),
-        int(told["sampling_steps"]), float(told.get("noise_shared", 0.0)), "the built-in reference animation")
+        int(told["sampling_steps"]), float(told.get("noise_shared", 0.0)), "the built-in reference animation", "builtin")
 
 
 def public(here: Located, keep: Callable[[Located], Keep], dtype: torch.dtype, allow_pickle: bool = False
@@ -76,7 +76,8 @@ def public(here: Located, keep: Callable[[Located], Keep], dtype: torch.dtype, a
     unet, vae, encoder = own("denoising_unet", denoising), lent("vae", "vae"), lent("image_encoder", "image_encoder")
     return ReferenceAnimation(
         unet, part("reference_unet"), part("pose_guider"), encoder, int(encoder.config.image_size), vae,
-        own("scheduler", lambda: load_scheduler(None, FAMILY)), here.model.native_size_px or 512, name=here.model.id)
+        own("scheduler", lambda: load_scheduler(None, FAMILY)), here.model.native_size_px or 512, name=here.model.id,
+        family=FAMILY)
 
 
 def load_denoising(unet: Source, motion: Source, base: Source, dtype: torch.dtype | None = None,

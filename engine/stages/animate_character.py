@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from engine.artifacts import Picture, over_white, save_png
-from engine.clip_artifacts import Clip, FrameFiles, Poses
+from engine.artifacts import Picture, over_white
+from engine.clip_artifacts import Clip, Poses
+from engine.clips.kept import KeptFrames
 from engine.clips.measure import keypoint_error
 from engine.diffusion import framing, pictures
 from engine.errors import BadInput
-from engine.export.scratch import keep_until_gone, scratch_folder
 from engine.job import Job, Params, stage
 
 MOST_FRAMES = 10_000
@@ -45,11 +45,12 @@ def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: 
     """Draw the figure of ``picture`` (as ``frame_character`` frames it) in every pose (as ``retarget_poses`` puts them
     on it). Opaque frames, over white.
 
-    Frames are decoded and written one by one; latents are kept at each minute, so that a stopped run goes on from its
-    last denoising step. Metric ``keypoint_error``: how far the drawn figure's joints, as the set's pose estimator finds
+    Skeletons are drawn a window at a time and frames decoded and written one by one, so that memory is that of the
+    latents whatever the length. Latents are kept at each minute and frames as they come: a stopped run goes on from its
+    last denoising step, or its last frame. Metric ``keypoint_error``: how far the drawn figure's joints, as the set's pose estimator finds
     them, are from the poses. Raises BadInput: more than 10,000 frames, sizes that make no latents.
     """
-    from engine.clips.poses.drawing import draw
+    from engine.clips.poses.drawing import Skeletons
     from engine.clips.poses.framing import fit
     from engine.diffusion.reference_animation import decoded, denoised, windows
     model = job.model("reference_animation")
@@ -60,7 +61,7 @@ def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: 
     for said in moved.meta.get("warnings", [])[len(poses.meta.get("warnings", [])):]:
         job.warn(said)  # what reading the poses had to say was said there
     figure = pictures.tensor_of(_shown(picture, size)[None])[0]
-    drawn = torch.from_numpy(draw(moved)).permute(0, 3, 1, 2)
+    drawn = Skeletons(moved)
     steps = p.steps or max(1, round(model.steps * p.pace))
     factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
     shape = (int(model.vae.config.latent_channels), size // factor, size // factor)
@@ -72,20 +73,21 @@ def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: 
                        guidance=model.guidance if p.guidance is None else p.guidance, noise=noise, loop=poses.loop,
                        window=p.window, overlap=p.overlap, progress=lambda part: job.progress(0.85 * part),
                        state=job.resume(), keep=_keeper(model, steps, job))
-    folder = scratch_folder()
-    look = _Look(job, moved, float(picture.meta.get("figure_height", 0.75)) * size)
-    for i, frame in enumerate(decoded(model, latents)):
-        image = frame.permute(1, 2, 0).numpy()
-        save_png(folder / f"{i:05d}.png", np.concatenate([image, np.ones_like(image[..., :1])], -1))
-        look.add(image)
-        job.progress(0.85 + 0.15 * (i + 1) / len(poses), image if i % 4 == 0 else None)
+    look, kept = _Look(job, moved, float(picture.meta.get("figure_height", 0.75)) * size), KeptFrames(job, len(poses))
+
+    def made(missing: list[int]) -> Iterator[np.ndarray]:
+        for frame in decoded(model, latents[missing]):
+            yield np.concatenate([frame.permute(1, 2, 0).numpy(), np.ones((size, size, 1), np.float32)], -1)
+
+    for i, frame in enumerate(kept.all(made)):
+        look.add(frame[..., :3])
+        job.progress(0.85 + 0.15 * (i + 1) / len(poses), frame[..., :3] if i % 4 == 0 else None)
     look.tell()
     parts = windows(len(poses), p.window or model.window, model.overlap if p.overlap is None else p.overlap, poses.loop)
     job.metric("windows", len(parts), "", f"of up to {p.window or model.window} frames, {steps} steps")
-    frames = FrameFiles(folder, len(poses))
-    keep_until_gone(frames, folder)
-    return Clip(cast(np.ndarray, frames), poses.fps, poses.loop, {
-        "method": "reference animation", "motion": poses.meta.get("source", ""), "windows": len(parts)})
+    return Clip(kept.frames(), poses.fps, poses.loop, {
+        "method": "reference animation", "drawn_by": model.family, "motion": poses.meta.get("source", ""),
+        "windows": len(parts)})
 
 
 def _shown(picture: Picture, size: int) -> np.ndarray:

@@ -13,41 +13,45 @@ from engine.clip_artifacts import Clip, FrameFiles
 from engine.clips import alpha
 from engine.clips.measure import Measure
 from engine.diffusion import mattes
-from engine.errors import RunFailed
+from engine.errors import BadInput, RunFailed
 from engine.export.scratch import keep_until_gone, scratch_folder
 from engine.job import Job, Params, stage
 
+WHITE = 0.92
+"""From this value of its darkest channel on, a border counts as white."""
 PLAIN_BORDER = 0.75
 """From this share of border pixels of one colour on, a frame's background counts as plain, as in ``cut_out``."""
 WORDS = {"own": "the clip's own", "plain": "by the plain background's colour", "model": "by the matting network",
          "both": "mean of the matting network's and the plain background's",
+         "drawn": "by the network that knows what the built-in models draw",
          "none": "none: the whole picture stays"}
 
 
 class ClipAlpha(Params):
     """Parameters of ``clip_alpha``."""
 
-    method: Literal["auto", "own", "both", "plain", "model", "none"] = Field(
-        "auto", description="own: the clip's alpha as it is; plain: by the background's colour; model: the matting "
-                            "network; both: the mean of these two; none: nothing is cut out. auto: own where there is "
-                            "any, both before a plain background, else model.")
+    method: Literal["auto", "own", "drawn", "both", "plain", "model", "none"] = Field(
+        "auto", description="own: the clip's alpha as it is; drawn: the network that learned what the built-in models "
+                            "draw over white; plain: by the background's colour; model: the matting network; both: the "
+                            "mean of these two; none: nothing is cut out. auto: own where there is any, drawn where "
+                            "the built-in models drew before white, both before another plain background, else model.")
     calm: float = Field(alpha.TOLERANCE, ge=0, le=1, description="Colours that change by less from frame to frame "
                                                                  "(sRGB, 0 to 1) count as still: there the matte is "
                                                                  "the median of three frames'. 0: no calming.")
 
 
 def _roles(p: ClipAlpha) -> tuple[str, ...]:
-    return ("matting",) if p.method in ("auto", "both", "model") else ()
+    return ("matting",) if p.method in ("auto", "drawn", "both", "model") else ()
 
 
-@stage(version=1, roles=_roles)
+@stage(version=2, roles=_roles)
 def clip_alpha(clip: Clip, p: ClipAlpha, job: Job) -> Clip:
     """Free what moves from its background: straight alpha, edge colours without the old background, mattes calmed over
     time (``engine.clips.alpha``). One frame is looked at at a time.
 
     Raises RunFailed where nothing is left in any frame.
     """
-    method = _method(clip, p)
+    method = _method(clip, p, job)
     background = "" if method in ("own", "none") else WORDS[method] + (", calmed over time" if p.calm else "")
     how = background or WORDS[method]
     folder, measure, covered, empty = scratch_folder(), Measure(clip.loop), 0.0, 0
@@ -69,14 +73,21 @@ def clip_alpha(clip: Clip, p: ClipAlpha, job: Job) -> Clip:
     return Clip(cast(np.ndarray, frames), clip.fps, clip.loop, {**clip.meta, "alpha": how})
 
 
-def _method(clip: Clip, p: ClipAlpha) -> str:
+def _method(clip: Clip, p: ClipAlpha, job: Job) -> str:
+    if p.method == "drawn" and job.model("matting").drawn is None:
+        raise BadInput("the chosen matting model has no network for what the built-in models draw",
+                       "give --set clip_alpha.method=auto")
     if p.method != "auto":
         return p.method
     looked = [clip.frames[i] for i in sorted({0, len(clip) // 2, len(clip) - 1})]
     if any((frame[..., 3] < 0.5).mean() > 0.005 for frame in looked):
         return "own"
-    shares = [mattes.border_colour(frame[..., :3])[1] for frame in looked]
-    return "both" if min(shares) >= PLAIN_BORDER else "model"
+    borders = [mattes.border_colour(frame[..., :3]) for frame in looked]
+    if min(share for _, share in borders) < PLAIN_BORDER:
+        return "model"
+    white = min(float(colour.min()) for colour, _ in borders) >= WHITE
+    known = clip.meta.get("drawn_by") == "builtin" and job.model("matting").drawn is not None
+    return "drawn" if white and known else "both"
 
 
 class _Opaque:
@@ -100,7 +111,8 @@ def _freed(clip: Clip, method: str, p: ClipAlpha, job: Job) -> Iterator[np.ndarr
     if method == "plain":
         matte = alpha.plain()
     else:
-        matte = (alpha.both if method == "both" else alpha.by_model)(job.model("matting"), job.device)
+        by = {"both": alpha.both, "drawn": alpha.drawn, "model": alpha.by_model}[method]
+        matte = by(job.model("matting"), job.device)
     return alpha.calmed(_Opaque(clip), matte, clip.loop, p.calm)
 
 

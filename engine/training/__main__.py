@@ -3,7 +3,8 @@
 Order, as each stands on those before it: tokenizer, vae, clip, latents, text_to_image, novel_view; control_maps, then
 control_edges, control_depth, control_pose, control_parts and image_prompt stand on text_to_image; matting, judge and
 view_judge stand alone. Of the character clips (engine.training.clip_data): pose_estimation, clip_latents,
-domain_adapter, motion, motion_lora; animate_frames, then animate_motion, which together are reference_animation.
+domain_adapter, motion, motion_lora; animate_frames, then animate_motion, which together are reference_animation;
+drawn_alpha, which learns from what reference animation draws.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("tokenizer", "vae", "clip", "latents", "text_to_image", "novel_view", "matting", "judge", "view_judge",
          "control_maps", "control_edges", "control_depth", "control_pose", "control_parts", "image_prompt",
          "pose_estimation", "clip_latents", "domain_adapter", "motion", "motion_lora", "animate_frames",
-         "animate_motion")
-CLIPS = ("pose_estimation", "domain_adapter", "motion", "motion_lora", "animate_frames", "animate_motion")
+         "animate_motion", "drawn_alpha")
+CLIPS = ("pose_estimation", "domain_adapter", "motion", "motion_lora", "animate_frames", "animate_motion",
+         "drawn_alpha")
 """Parts that learn from the character clips instead of the toybox's shards."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"minutes": 30, "lr": 2e-3, "batch": 16, "ema": 0.998},
@@ -36,6 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "control_parts": {"minutes": 8, "lr": 3e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "image_prompt": {"minutes": 8, "lr": 2e-3, "batch": 8, "ema": 0.98, "warmup": 20, "optimiser": "muon"},
     "pose_estimation": {"minutes": 10, "lr": 3e-3, "batch": 16, "ema": 0.997},
+    "drawn_alpha": {"minutes": 15, "lr": 2e-3, "batch": 16, "ema": 0.995},
     "animate_frames": {"minutes": 50, "lr": 1.5e-3, "batch": 16, "ema": 0.995, "warmup": 50, "optimiser": "muon"},
     "animate_motion": {"minutes": 25, "lr": 2e-3, "batch": 32, "ema": 0.99, "warmup": 30, "optimiser": "muon"},
     "domain_adapter": {"minutes": 20, "lr": 3e-3, "batch": 16, "ema": 0.99, "warmup": 20, "optimiser": "muon"},
@@ -87,6 +90,9 @@ def task_of(part: str, train: Any, held_out: Any, batch: int, work: Path, decode
     if part.startswith("animate_"):
         from engine.training import animate
         return (animate.AnimateFrames if part == "animate_frames" else animate.AnimateMotion)(clips, batch, work)
+    if part == "drawn_alpha":
+        from engine.training.drawn_alpha import DrawnAlpha
+        return DrawnAlpha(clips, train, held_out, batch, work)
     if part == "motion":
         from engine.training.motion import Motion
         return Motion(clips, batch, work)
