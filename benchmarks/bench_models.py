@@ -8,6 +8,8 @@ white in sRGB; a PSNR is the mean of the pictures' own PSNRs in dB.
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,9 @@ class Made:
         return self._rgba[np.asarray(objects), np.asarray(views)]
 
 
+FOLDERS: list[TemporaryDirectory[str]] = []
+
+
 class BenchJob:
     """The least a stage needs: seeds by label and number, the built-in models, silence."""
 
@@ -76,6 +81,11 @@ class BenchJob:
     def model(self, role: str) -> Any:
         from engine.models.sets import model_set
         return model_set("builtin").load(role, self.device)
+
+    def folder(self) -> Path:
+        """One for each time it is asked: it goes with this process, as what a clip's frames are read from must stay."""
+        FOLDERS.append(TemporaryDirectory(prefix="maquette-bench-"))
+        return Path(FOLDERS[-1].name)
 
     def progress(self, fraction: float, preview: Any = None) -> None: ...
 

@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -51,6 +52,11 @@ class Job(Protocol):
 
     def resume(self) -> dict[str, Any] | None:
         """The last state kept by an interrupted run of this very attempt, or None."""
+
+    def folder(self) -> Path:
+        """Where this very attempt may keep files on their way: what an interrupted run wrote there is there again, and
+        all of it goes once the result is kept. Under its own name a file must be whole: write it beside, then rename.
+        """
 
     def warn(self, text: str) -> None:
         """One line for the terminal and the report."""

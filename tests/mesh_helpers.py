@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 from engine.meshes.extract import extract_surface
+
+FOLDERS: list[TemporaryDirectory[str]] = []
 
 
 class Notes:
@@ -24,6 +28,11 @@ class Notes:
 
     def progress(self, fraction: float, preview: Any = None) -> None:
         assert 0 <= fraction <= 1
+
+    def folder(self) -> Path:
+        """Each asked for lives as long as the tests do, as a clip's frames outlive the job."""
+        FOLDERS.append(TemporaryDirectory(prefix="maquette-test-"))
+        return Path(FOLDERS[-1].name)
 
     def metric(self, name: str, value: float, unit: str = "", against: str = "") -> None:
         self.metrics[name] = value

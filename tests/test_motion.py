@@ -261,7 +261,7 @@ def test_sizes_are_drawn_as_asked() -> None:
 
 
 @pytest.mark.parametrize(("values", "line"), [
-    ({"frames": 0}, "frames"), ({"frames": 10_000}, "less than or equal to 1000"), ({"fps": 0}, "fps"),
+    ({"frames": 0}, "frames"), ({"frames": 10_001}, "less than or equal to 10000"), ({"fps": 0}, "fps"),
     ({"window": 4, "overlap": 4}, "an overlap of 4 frames is no less than the window of 4"),
     ({"width": 100}, "100 pixels are not divisible by 8; 96 and 104 are"), ({"fraems": 3}, "fraems")])
 def test_bad_numbers_are_named(values: dict[str, Any], line: str) -> None:

@@ -10,13 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from engine.clips import timing
 from engine.clips.formats import Clock, Frames
 from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 LARGEST = 16384
 """Pixels a side: what graphics cards of today take."""
@@ -63,7 +66,7 @@ def write_sheet(folder: Path, frames: Frames, clock: Clock, layout: Layout, name
     picture = Image.new("RGBA", (width, height))
     for frame, box, place in zip(frames(), shown, places, strict=True):
         picture.paste(Image.fromarray(frame).crop(box), place)
-    save(folder / "sheet.png", np.asarray(picture), papers)
+    save(folder / "sheet.png", picture, papers)
 
     told = _json(name, clock, layout, papers, size, whole, shown, places, (width, height), columns,
                  _pivot(whole, centres, size))
@@ -171,8 +174,8 @@ def _sides(sides: tuple[int, int], layout: Layout) -> tuple[int, int]:
     return 1 << (sides[0] - 1).bit_length(), 1 << (sides[1] - 1).bit_length()
 
 
-def save(path: Path, picture: np.ndarray, papers: Mapping[str, str]) -> None:
-    """(h, w, 4) uint8 -> a PNG with ``papers`` as its text: latin-1 chunks, UTF-8 ones where needed."""
+def save(path: Path, picture: np.ndarray | PIL.Image.Image, papers: Mapping[str, str]) -> None:
+    """(h, w, 4) uint8, or Pillow's own, -> a PNG with ``papers`` as its text: latin-1 chunks, or UTF-8 where needed."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
     info = PngInfo()
@@ -181,4 +184,5 @@ def save(path: Path, picture: np.ndarray, papers: Mapping[str, str]) -> None:
             info.add_text(name, text)
         else:
             info.add_itxt(name, text)
-    Image.fromarray(picture).save(path, "PNG", pnginfo=info)
+    made = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    made.save(path, "PNG", pnginfo=info)

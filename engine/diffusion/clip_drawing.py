@@ -148,8 +148,7 @@ def draw_clip(p: ClipDrawing, job: Job, size: tuple[int, int] | None = None, beg
             strength=1.0 if begin is None else begin.strength, after=after, watch=_watch(model, job),
             state=job.resume(), keep=job.checkpoint)
         kept, look = KeptFrames(job, p.frames), Look(p.loop)
-        at_once = min(DECODED_AT_ONCE, room.pictures or DECODED_AT_ONCE)
-        for i, frame in enumerate(kept.all(lambda missing: decoded(model, latents, missing, at_once, room.tiles, take))):
+        for i, frame in enumerate(kept.all(lambda missing: decoded(model, latents, missing, room, take))):
             look.add(frame[..., :3])
             job.progress(0.9 + 0.1 * (i + 1) / p.frames)
     counted = len(windows(p.frames, window, overlap, p.loop))
@@ -230,14 +229,15 @@ def _watch(model: Any, job: Job) -> Callable[[int, int, Tensor], None]:
     return watch
 
 
-def decoded(model: Any, latents: Tensor, numbers: Sequence[int], at_once: int, tiles: Any,
+def decoded(model: Any, latents: Tensor, numbers: Sequence[int], room: memory.Arrangement,
             take: Callable[[np.ndarray], np.ndarray] = lambda frame: frame) -> Iterator[np.ndarray]:
-    """The frames of these numbers one by one, (h, w, 4) float32, opaque; ``at_once`` go through the decoder together.
+    """The frames of these numbers one by one, (h, w, 4) float32, opaque; a few go through the decoder together.
 
     latents : (f, c, h, w) of all frames; take : what of a drawn picture (h, w, 3) is kept
     """
+    at_once = min(DECODED_AT_ONCE, room.pictures or DECODED_AT_ONCE)
     for i in range(0, len(numbers), at_once):
-        for picture in pictures.images_of(model.decode(latents[list(numbers[i:i + at_once])], at_once, tiles)):
+        for picture in pictures.images_of(model.decode(latents[list(numbers[i:i + at_once])], at_once, room.tiles)):
             frame = take(picture)
             yield np.concatenate([frame, np.ones_like(frame[..., :1])], -1)
 

@@ -85,6 +85,12 @@ class StageJob:
     def resume(self) -> dict[str, Any] | None:
         return load_state(self._checkpoints)
 
+    def folder(self) -> Path:
+        path = self._checkpoints / "files"
+        with files.one_line_errors("files on their way", self._checkpoints, "--store"):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
     def warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)

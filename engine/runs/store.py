@@ -4,6 +4,7 @@
     artifacts/ab/<key>/manifest.json  what it was made from, its metrics, the SHA-256 of every file; written last
     artifacts/ab/<key>/timing.json    seconds and memory, outside every digest
     checkpoints/<key>/<n>/            states of stages that are under way
+    checkpoints/<key>/files/          files of theirs that are finished, as frames are
     roots/<name>.json                 manifests of runs in use; ``gc`` keeps their union
     locks/, logs/, tmp/
 

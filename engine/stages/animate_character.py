@@ -47,8 +47,10 @@ def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: 
 
     Skeletons are drawn a window at a time and frames decoded and written one by one, so that memory is that of the
     latents whatever the length. Latents are kept at each minute and frames as they come: a stopped run goes on from its
-    last denoising step, or its last frame. Metric ``keypoint_error``: how far the drawn figure's joints, as the set's pose estimator finds
-    them, are from the poses. Raises BadInput: more than 10,000 frames, sizes that make no latents.
+    last denoising step, or its last frame.
+
+    Metric ``keypoint_error``: how far the drawn figure's joints, as the set's pose estimator finds them, are from the
+    poses. Raises BadInput: more than 10,000 frames, sizes that make no latents.
     """
     from engine.clips.poses.drawing import Skeletons
     from engine.clips.poses.framing import fit

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -15,7 +16,7 @@ from engine.clips import formats, timing
 from engine.clips.formats import FORMATS, Clock, Look
 from engine.clips.sheet import Layout, save, write_sheet
 from engine.errors import BadInput
-from engine.export.scratch import scratch_files, scratch_folder
+from engine.export.scratch import scratch_files, scratch_until_made
 from engine.job import Job, Params, stage
 
 FRAMES = "frames"
@@ -59,42 +60,48 @@ def export_clip(clip: Clip, p: ExportClip, job: Job) -> Files:
     clock = Clock(len(clip), timing.rate(clip.fps), clip.loop)
     look = Look(formats.colour(p.background), p.papers)
     writable, lacking = formats.sorted_out(p.formats)
-    folder = scratch_folder()
+    with scratch_until_made() as folder:
+        roles = _frames(clip, folder, p.papers, job)
+
+        def told(kind: str) -> Iterator[np.ndarray]:
+            from PIL import Image
+            for i in range(clock.count):
+                with Image.open(folder / FRAMES / f"{i:05d}.png") as file:
+                    yield np.asarray(file)
+                if i % 16 == 0:
+                    job.progress(0.3 + 0.7 * (writable.index(kind) + i / clock.count) / len(writable))
+
+        for kind in writable:
+            try:
+                if kind == "sheet":
+                    layout = Layout(p.sheet, p.padding, p.power_of_two)
+                    write_sheet(folder, partial(told, kind), clock, layout, p.name, p.papers)
+                    roles |= {"sheet.png": "sheet", "sheet.json": "sheet"}
+                else:
+                    for said in formats.write(kind, folder, partial(told, kind), clock, look):
+                        job.warn(said)
+                    roles[FORMATS[kind].file] = "clip"
+            except BadInput as error:
+                (folder / FORMATS[kind].file).unlink(missing_ok=True)
+                lacking[kind] = f"{FORMATS[kind].file} was not written: {error}"
+        for said in lacking.values():
+            job.warn(said)
+        return _files(folder, roles, clip, clock, lacking, job)
+
+
+def _frames(clip: Clip, folder: Path, papers: dict[str, str], job: Job) -> dict[str, str]:
+    """Write the master. -> name -> role"""
     (folder / FRAMES).mkdir()
     roles: dict[str, str] = {}
     for i, frame in enumerate(clip.frames):
         name = f"{FRAMES}/{i:05d}.png"
-        save(folder / name, np.round(np.clip(frame, 0, 1) * 255).astype(np.uint8), p.papers)
+        save(folder / name, np.round(np.clip(frame, 0, 1) * 255).astype(np.uint8), papers)
         roles[name] = "frame"
-        job.progress(0.3 * (i + 1) / clock.count)
-
-    def told(kind: str) -> Iterator[np.ndarray]:
-        from PIL import Image
-        for i in range(clock.count):
-            with Image.open(folder / FRAMES / f"{i:05d}.png") as file:
-                yield np.asarray(file)
-            if i % 16 == 0:
-                job.progress(0.3 + 0.7 * (writable.index(kind) + i / clock.count) / len(writable))
-
-    for kind in writable:
-        try:
-            if kind == "sheet":
-                layout = Layout(p.sheet, p.padding, p.power_of_two)
-                write_sheet(folder, partial(told, kind), clock, layout, p.name, p.papers)
-                roles |= {"sheet.png": "sheet", "sheet.json": "sheet"}
-            else:
-                for said in formats.write(kind, folder, partial(told, kind), clock, look):
-                    job.warn(said)
-                roles[FORMATS[kind].file] = "clip"
-        except BadInput as error:
-            (folder / FORMATS[kind].file).unlink(missing_ok=True)
-            lacking[kind] = f"{FORMATS[kind].file} was not written: {error}"
-    for said in lacking.values():
-        job.warn(said)
-    return _files(folder, roles, clip, clock, lacking, job)
+        job.progress(0.3 * (i + 1) / len(clip))
+    return roles
 
 
-def _files(folder: Any, roles: dict[str, str], clip: Clip, clock: Clock, lacking: dict[str, str], job: Job) -> Files:
+def _files(folder: Path, roles: dict[str, str], clip: Clip, clock: Clock, lacking: dict[str, str], job: Job) -> Files:
     job.metric("seconds", float(clock.count / clock.fps), "s", f"{clock.count} frames, {clip.fps:g} a second")
     job.metric("files", len(roles) - clock.count, "", "beside the frames")
     job.metric("not_written", len(lacking), "", "formats")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from engine.artifacts import Picture, over_white
@@ -53,7 +52,6 @@ def image_to_clip(picture: Picture, p: ImageToClip, job: Job) -> Clip:
         job.warn(canvas.said)
     shown = canvas.put(image)
     clip = clip_drawing.draw_clip(p, job, (canvas.rows, canvas.columns), Beginning(
-        pictures.tensor_of(shown[None]), p.hold, p.strength, p.like_scale, p.sparse_scale))
-    clip.frames = np.stack([canvas.take(frame) for frame in clip.frames])
-    job.metric("first_frame_db", psnr(clip.frames[0, ..., :3], canvas.take(shown)), "dB", against="the picture")
+        pictures.tensor_of(shown[None]), p.hold, p.strength, p.like_scale, p.sparse_scale), canvas.take)
+    job.metric("first_frame_db", psnr(clip.frames[0][..., :3], canvas.take(shown)), "dB", against="the picture")
     return clip

@@ -86,7 +86,8 @@ def load_poses(p: LoadPoses, job: Job) -> Poses:
         poses = _closed(poses) if p.loop == "close" else Poses(poses.joints, poses.size, poses.fps, False, poses.meta)
     poses = fit(poses, (p.height, p.width), p.other_shape)
     if len(poses) > MAX_FRAMES:
-        raise BadInput(f"{len(poses):,} frames of poses; {MAX_FRAMES:,} are the most", "set frames, or a lower fps")
+        raise BadInput(f"{len(poses):,} frames of poses; {MAX_FRAMES:,} are the most",
+                       "take fewer: --frames N, or a lower --fps")
     for text in poses.meta.get("warnings", []):
         job.warn(text)
     job.metric("frames", len(poses))

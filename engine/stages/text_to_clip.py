@@ -33,7 +33,7 @@ class TextToClip(ClipDrawing):
 def text_to_clip(p: TextToClip, job: Job) -> Clip:
     """Draw a clip of the prompt; every frame is opaque.
 
-    Metrics ``frame_step`` and, of a loop, ``seam_step`` (``clip_drawing.tell``). Raises BadInput for prompts and
+    Metrics ``frame_step`` and, of a loop, ``seam_step`` (``clip_drawing.Look``). Raises BadInput for prompts and
     numbers out of limits (with the parameters, before anything runs), for a motion that the model does not know, with
     the nearest one, and for parts of different families.
     """

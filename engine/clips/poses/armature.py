@@ -46,6 +46,8 @@ SCHEMA = "maquette.armature"
 VERSION = 1
 HINT = "write it again with the Blender add-on of this version, or see engine/clips/poses/armature.py"
 MAX_BYTES = 400_000_000
+LARGEST = 1e9
+"""Of a place, any unit: beyond it there are only damaged ones."""
 KEYS = ("schema", "version", "up", "fps", "loop", "bones", "heads", "tails", "forward", "map", "camera")
 CAMERA_KEYS = ("matrix_world", "width", "height", "lens_mm", "ortho_scale")
 
@@ -123,8 +125,8 @@ def _places(data: Any, key: str, name: str, bones: int) -> np.ndarray:
 
 def _vector(data: Any, where: str) -> np.ndarray:
     if (not isinstance(data, list) or len(data) != 3 or any(isinstance(v, bool) or not isinstance(v, int | float)
-                                                            for v in data) or not np.isfinite(data).all()):
-        raise BadInput(f"{where} is {str(data)[:60]}, not three finite numbers", HINT)
+                                                            or not abs(v) <= LARGEST for v in data)):
+        raise BadInput(f"{where} is {str(data)[:60]}, not three finite numbers of a place", HINT)
     return np.asarray(data, dtype=np.float64)
 
 

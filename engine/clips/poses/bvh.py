@@ -21,6 +21,8 @@ from engine.errors import BadInput
 
 AGAIN = "export it again"
 MAX_BYTES = 400_000_000
+LARGEST = 1e9
+"""Of a file's numbers, degrees or any unit of length: beyond it there are only damaged ones."""
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 
 
@@ -128,6 +130,8 @@ def _numbers(text: str, count: int, name: str, number: int, what: str) -> np.nda
         raise _bad(name, number, f"{what} is followed by {text[:40]!r}, no numbers") from None
     if len(values) != count or not np.isfinite(values).all():
         raise _bad(name, number, f"{what} needs {count} finite numbers, not {text[:40]!r}")
+    if what == "OFFSET" and (np.abs(values) > LARGEST).any():
+        raise _bad(name, number, f"OFFSET {text[:40]!r} is no place of a joint")
     return values
 
 
@@ -151,39 +155,41 @@ def _heading(lines: Iterator[Line], name: str) -> tuple[int, float]:
             raise BadInput(f"{name} has no {key!r} after MOTION" + (f" (line {number})" if number else ""), AGAIN)
         told[key] = float(_numbers(line[len(key):].strip(), 1, name, number, key)[0])
     frames, frame_s = told["Frames:"], told["Frame Time:"]
-    if frames < 1 or frames != int(frames):
-        raise BadInput(f"{name} announces {frames:g} frames", "a motion has one frame or more")
+    if frames < 1 or frames != int(frames) or frames > LARGEST:
+        raise BadInput(f"{name} announces {frames:g} frames", "a motion has one frame or more; write how many it has")
     if frame_s <= 0:
         raise BadInput(f"{name} has a frame time of {frame_s:g} s", "write the seconds a frame, for instance 0.0333333")
     return int(frames), frame_s
 
 
 def _rows(lines: Iterator[Line], joints: list[Joint], width: int, frames: int, frame_s: float, name: str) -> Bvh:
-    motion = np.empty((frames, width))
-    row, number = 0, 0
+    # Rows are gathered, not put into a table of the announced size: what a file announces may be any number.
+    rows: list[np.ndarray] = []
     for number, line in lines:
+        row = len(rows)
         if row == frames:
-            return Bvh(joints, motion, frame_s, [f"{name} announces {frames} frames and holds more, from line {number} "
-                                                 "on: those are left out"])
+            return Bvh(joints, np.stack(rows), frame_s, [f"{name} announces {frames} frames and holds more, from line "
+                                                         f"{number} on: those are left out"])
         words = line.split()
         if len(words) != width:
             cut = f": the file is cut off there, {frames} frames are announced" if next(lines, None) is None else ""
             raise _bad(name, number, f"frame {row} has {len(words)} numbers, the hierarchy's channels need {width}"
                                      + cut)
         try:
-            motion[row] = [float(word) for word in words]
+            values = np.array([float(word) for word in words])
         except ValueError:
             wrong = next(i for i, word in enumerate(words) if not _is_number(word))
             raise _bad(name, number, f"{words[wrong]!r} ({_channel_at(joints, wrong)}) is no number") from None
-        if not np.isfinite(motion[row]).all():
-            wrong = int(np.flatnonzero(~np.isfinite(motion[row]))[0])
-            raise _bad(name, number, f"{words[wrong]} ({_channel_at(joints, wrong)}) is no finite number",
+        if not (np.abs(values) <= LARGEST).all():
+            wrong = int(np.flatnonzero(~(np.abs(values) <= LARGEST))[0])
+            what = "is no finite number" if not np.isfinite(values[wrong]) else "is no place or turn of a figure"
+            raise _bad(name, number, f"{words[wrong]} ({_channel_at(joints, wrong)}) {what}",
                        "repair that frame, or export it again")
-        row += 1
-    if row < frames:
-        raise BadInput(f"{name} announces {frames} frames and holds {row}: its motion is cut off",
-                       AGAIN + (f", or write {row} after Frames: to use what is there" if row else ""))
-    return Bvh(joints, motion, frame_s)
+        rows.append(values)
+    if len(rows) < frames:
+        raise BadInput(f"{name} announces {frames:,} frames and holds {len(rows):,}: its motion is cut off",
+                       AGAIN + (f", or write {len(rows)} after Frames: to use what is there" if rows else ""))
+    return Bvh(joints, np.stack(rows), frame_s)
 
 
 def _is_number(word: str) -> bool:

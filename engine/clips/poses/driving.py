@@ -87,7 +87,7 @@ def whole(poses: Poses, most: int, name: str = "the poses") -> Poses:
             first, end = max(lost, key=lambda run: run[1] - run[0])
             raise BadInput(f"the {what} of {name} {'are' if what == 'hips' else 'is'} missing in frames {first} to "
                            f"{end - 1}; gaps of up to {most} frames can be closed",
-                           "leave those frames out, or raise max_gap")
+                           "leave those frames out, or raise --set load_poses.max_gap=N")
     meta = poses.meta
     filled = (after & ~before).any(1)
     if filled.any():

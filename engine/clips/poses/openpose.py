@@ -9,6 +9,7 @@ not find, it writes as 0, 0, 0.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from engine.errors import BadInput
 HINT = 'a frame is {"people": [{"pose_keypoints_2d": [x, y, confidence, ...]}]}'
 KEYS = ("pose_keypoints_2d", "pose_keypoints", "keypoints")
 MAX_BYTES = 400_000_000
+LARGEST = 1e6
+"""Of a place in a picture, pixels."""
 BARE = (512, 512)
 """Size (h, w) of the picture that joints without a canvas are framed into."""
 NUMBERS = {n * k: (n, k) for n in (17, 18, 25) for k in (2, 3)}
@@ -66,7 +69,10 @@ def read_openpose(path: Path, *, person: int | None = None, least: float = 0.1, 
             table = frame.people[chosen]
             joints[i] = np.where((table[:, 2] >= least)[:, None], table[:, :2], np.nan)
     if not np.isfinite(joints).all(-1).any():
-        raise BadInput(f"no joint of {path} is known with a confidence of {least:g}", "lower min_confidence")
+        told = any(np.isfinite(table[:, :2]).all(-1).any() for frame in frames for table in frame.people)
+        raise BadInput(f"no joint of {path} is known" + (f" with a confidence of {least:g}" if told else
+                                                         ": all are missing, or no numbers"),
+                       "lower it with --set load_poses.min_confidence=0" if told else HINT)
     return _in_picture(joints, frames, path, fps, size)
 
 
@@ -134,6 +140,8 @@ def _json(path: Path) -> Any:
         raise BadInput(f"{path} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}", HINT) from error
     except RecursionError as error:
         raise BadInput(f"{path} is no JSON of poses: it is nested too deeply", HINT) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise BadInput(f"{path} is no JSON of poses: {' '.join(str(error).split())[:80]}", HINT) from error
 
 
 def _frames_in(data: Any, where: str) -> list[Frame]:
@@ -176,6 +184,10 @@ def _person(data: Any, where: str) -> np.ndarray:
     if not {type(value) for value in values} <= {int, float, type(None)}:
         i = next(i for i, value in enumerate(values) if type(value) not in (int, float, type(None)))
         raise BadInput(f"{where}: number {i} is {values[i]!r}", HINT)
+    large = next((i for i, v in enumerate(values) if v is not None and LARGEST < abs(v) != math.inf), None)
+    if large is not None:
+        raise BadInput(f"{where}: number {large} is {str(values[large])[:12]}, no place in a picture",
+                       "places are in pixels")
     count, columns = NUMBERS[len(values)]
     table = np.array(values, dtype=np.float64).reshape(count, columns)  # null becomes NaN
     if columns == 2:

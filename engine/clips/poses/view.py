@@ -65,8 +65,8 @@ def pictured(figure: Moving, shot: Shot, size: tuple[int, int]) -> Poses:
     joints, height = _placed(figure, shot)
     places, depth, scale = seen_by(joints, shot, size, height)
     if shot.fov_deg > 0 and np.nanmin(depth) <= 0.05 * height:
-        raise BadInput("the figure walks into the camera", "follow it (follow = true), or see it without perspective "
-                                                           "(fov_deg = 0)")
+        raise BadInput("the figure walks into the camera", "follow it (--set load_poses.follow=true), or see it "
+                                                           "without perspective (--set load_poses.fov_deg=0)")
     zoom = _zoom(places, size)
     middle = np.array([size[1] / 2, size[0] / 2])
     bones = {name: length * scale * zoom for name, length in of_space(joints).items()}
