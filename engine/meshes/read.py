@@ -138,7 +138,7 @@ def read_mesh(path: Path) -> MeshFile:
     """Read a file that :func:`check_kind` let pass. BadInput where it cannot be read or holds no triangles."""
     import trimesh
     try:
-        loaded = trimesh.load_scene(path, process=False)
+        loaded = trimesh.load_scene(path, process=False, resolver=_beside(path))
         parts = [part for part in loaded.dump(concatenate=False) if isinstance(part, trimesh.Trimesh)]
     except BadInput:
         raise
@@ -149,6 +149,23 @@ def read_mesh(path: Path) -> MeshFile:
         raise BadInput(f"{path} has no faces: there is no surface to work on",
                        "give a mesh with triangles; a cloud of points must be meshed first")
     return _joined(parts)
+
+
+def _beside(path: Path) -> Any:
+    """How trimesh gets at the files that a file names: those in its own folder, and no others."""
+    from trimesh.resolvers import FilePathResolver
+
+    from engine.meshes.finding import Damage
+    from engine.meshes.gltf_document import inside
+
+    class Beside(FilePathResolver):  # type: ignore[misc]
+        def get(self, name: str) -> bytes:
+            try:
+                return inside(path, name.strip(), path.name).read_bytes()
+            except Damage as damage:
+                raise FileNotFoundError(damage.finding.text) from None
+
+    return Beside(str(path))
 
 
 def _joined(parts: list[Any]) -> MeshFile:
@@ -168,7 +185,7 @@ def _joined(parts: list[Any]) -> MeshFile:
         if len(parts) == 1 or _all_equal(textures):
             made.uvs, made.texture = np.concatenate(known), textures[0]
         elif any(texture is not None for texture in textures):
-            made.uvs, made.texture = _side_by_side(known, looks)
+            made.uvs, made.texture = side_by_side(known, looks)
         else:
             made.uvs = np.concatenate(known)
     if made.texture is None:
@@ -231,7 +248,7 @@ def _vertex_colors(look: Any, count: int) -> np.ndarray:
     return np.broadcast_to(flat, (count, 3)).astype(np.float32)
 
 
-def _side_by_side(uvs: list[np.ndarray], looks: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def side_by_side(uvs: list[np.ndarray], looks: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """One texture of a grid of squares, one a part, and the UVs that point into it. A part whose UVs leave [0, 1]
     (a picture that repeats) has no place in a grid: its UVs stay outside, and the stage that needs them says so."""
     from PIL import Image

@@ -74,7 +74,11 @@ def load_mesh(p: LoadMesh, job: Job) -> TexturedMesh:
         raise BadInput(f"{path} changed since the run was planned", "start again")
     check_kind(path)
     check_count(path, count_faces(path), p.most_faces)
-    file = read_mesh(path)
+    return textured_mesh(path, read_mesh(path), p, job)
+
+
+def textured_mesh(path: Path, file: MeshFile, p: LoadMesh, job: Job) -> TexturedMesh:
+    """What was read from ``path``, checked and brought to field coordinates; all that :func:`load_mesh` says."""
     check_count(path, len(file.faces), p.most_faces)
     job.progress(0.3)
     _check_numbers(path, file)
