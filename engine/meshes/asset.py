@@ -119,7 +119,8 @@ class GameAsset:
         """asset.safetensors, a PNG a picture, and at last asset.json: where it stands, all is there."""
         from safetensors.numpy import save_file
         arrays: dict[str, np.ndarray] = {}
-        lods, pictures = [], {}
+        lods: list[dict[str, Any]] = []
+        pictures: dict[str, np.ndarray] = {}
         for i, lod in enumerate(self.lods):
             held = [name for name in ARRAYS if getattr(lod, name) is not None]
             arrays |= {f"lod{i}.{name}": np.ascontiguousarray(getattr(lod, name)) for name in held}
@@ -158,15 +159,19 @@ class GameAsset:
             arrays = load_file(folder / "asset.safetensors")
             lods = tuple(Lod(**{n: arrays[f"lod{i}.{n}"] for n in lod["arrays"]}, ratio=lod["ratio"],
                              screen_size=lod["screen_size"],
-                             **{n: load_png(folder / f"lod{i}_{n}.png") for n in lod["pictures"]})
+                             **_pictures(folder, f"lod{i}_", lod["pictures"]))
                          for i, lod in enumerate(data["lods"]))
             colliders = tuple(Collider(c["kind"], arrays[f"collider{i}.vertices"], arrays[f"collider{i}.faces"],
                                        c["parameters"]) for i, c in enumerate(data["colliders"]))
-            look = dict(data["material"])
-            pictures = {n: load_png(folder / f"{n}.png") for n in look.pop("pictures")}
+            look: dict[str, Any] = dict(data["material"])
+            drawn = _pictures(folder, "", look.pop("pictures"))
             look["emissive_factor"] = tuple(look["emissive_factor"])
-            return cls(data["name"], lods, Material(**pictures, **look), colliders, data["height_m"], data["papers"],
+            return cls(data["name"], lods, Material(**drawn, **look), colliders, data["height_m"], data["papers"],
                        data["meta"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"the asset in {folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0]})",
                            "finish the mesh again") from error
+
+
+def _pictures(folder: Path, prefix: str, names: list[str]) -> dict[str, Any]:
+    return {name: load_png(folder / f"{prefix}{name}.png") for name in names}
