@@ -48,8 +48,8 @@ def name_findings(report: CheckReport, names: Iterable[str], what: str) -> None:
         report.say("hint", "no_name", f"{empty:,} of {len(known):,} {what} have no name")
     repeated = [name for name, count in Counter(name for name in known if name).items() if count > 1]
     if repeated:
-        report.say("hint", "repeated_name", f"{len(repeated):,} names of {what} stand more than once, {_short(repeated[0])}"
-                   " among them")
+        report.say("hint", "repeated_name",
+                   f"{len(repeated):,} names of {what} stand more than once, {_short(repeated[0])} among them")
     for name in dict.fromkeys(known):
         if name and (not PLAIN.match(name) or len(name) > LONGEST_NAME):
             report.say("hint", "strange_name", f"the name {_short(name)} of one of the {what} will be changed by some "
@@ -58,18 +58,18 @@ def name_findings(report: CheckReport, names: Iterable[str], what: str) -> None:
     bodies = [name for name in known if re.match(r"^(UCX|UBX|USP|UCP)_", name)]
     for name in bodies:
         if report.profile == "godot":
-            report.say("warning", "foreign_collider", f"Godot shows {_short(name)} as a visible mesh; its colliders end in "
-                       "-convcolonly")
+            report.say("warning", "foreign_collider",
+                       f"Godot shows {_short(name)} as a visible mesh; its colliders end in -convcolonly")
             break
         if not any(other and name[4:].startswith(other) for other in known if other not in bodies):
-            report.say("warning", "lost_collider", f"{_short(name)} belongs to no mesh of this file: Unreal goes by the "
-                       "name behind UCX_")
+            report.say("warning", "lost_collider",
+                       f"{_short(name)} belongs to no mesh of this file: Unreal goes by the name behind UCX_")
             break
     if report.profile in ("unreal", "unity"):
         for name in known:
             if re.search(r"-(conv)?col(only)?$", name):
-                report.say("warning", "foreign_collider", f"{_short(name)} is Godot's way: {report.profile} shows it as a "
-                           "visible mesh")
+                report.say("warning", "foreign_collider",
+                           f"{_short(name)} is Godot's way: {report.profile} shows it as a visible mesh")
                 break
 
 

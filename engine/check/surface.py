@@ -1,5 +1,4 @@
-"""Figures of a surface, whatever file it came from: closed, manifold, UVs, density, size; and what is to be said of them.
-"""
+"""Figures of a surface, whatever file it came from (closed, manifold, UVs, density, size), and what is to be said."""
 
 from __future__ import annotations
 

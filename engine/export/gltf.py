@@ -208,7 +208,7 @@ class _Looks:
             "roughnessFactor": float(m.roughness), "metallicRoughnessTexture": {"index": shared}},
             "occlusionTexture": {"index": shared}}
         if normal is not None:
-            told["normalTexture"] = {"index": self._texture(normal, "normal", f"{name}_normal")}
+            told["normalTexture"] = {"index": self._texture(normal, "normal", f"{name}_{self.pictures.word('normal')}")}
         if m.emissive is not None:
             told["emissiveTexture"] = {"index": self._texture(m.emissive, "emissive", f"{name}_emissive")}
         if m.emissive is not None or any(m.emissive_factor):

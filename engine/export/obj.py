@@ -34,15 +34,15 @@ def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, normals: np.n
     return [path, material, picture]
 
 
-def obj_files(asset: GameAsset, stem: str, levels: Sequence[tuple[str, Lod]], pictures: Pictures, normal_y: int = 1,
+def obj_files(asset: GameAsset, stem: str, levels: Sequence[tuple[str, Lod]], pictures: Pictures,
               folder: str = "textures") -> dict[str, bytes]:
     """The .obj of some levels, its .mtl and their pictures: path -> bytes. Nine digits, so that float32 loses nothing.
 
-    levels : (object name, level) each; normal_y : -1 turns the normal map's green to DirectX's
+    levels : (object name, level) each
     Metallic and roughness stand as factors (Pm, Pr) where the picture is flat, and as pictures of their own where not.
     """
     files: dict[str, bytes] = {}
-    looks: dict[tuple[int, ...], str] = {}
+    looks: dict[Any, str] = {}
     lines, first = [f"mtllib {stem}.mtl"], 1
     material_lines: list[str] = []
     for name, lod in levels:
@@ -52,7 +52,7 @@ def obj_files(asset: GameAsset, stem: str, levels: Sequence[tuple[str, Lod]], pi
         own = (id(base), id(normal), id(orm))
         if own not in looks:
             looks[own] = asset.name if not looks else name
-            material_lines += _mtl(looks[own], asset, base, normal, orm, pictures, normal_y, folder, files)
+            material_lines += _mtl(looks[own], asset, base, normal, orm, pictures, folder, files, looks)
         lines += [f"o {name}"]
         lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in lod.vertices.tolist()]
         lines += [f"vt {u:.9g} {1 - v:.9g}" for u, v in np.asarray(lod.uvs, np.float64).tolist()]
@@ -65,14 +65,14 @@ def obj_files(asset: GameAsset, stem: str, levels: Sequence[tuple[str, Lod]], pi
 
 
 def _mtl(name: str, asset: GameAsset, base: np.ndarray, normal: np.ndarray | None, orm: np.ndarray, pictures: Pictures,
-         normal_y: int, folder: str, files: dict[str, bytes]) -> list[str]:
-    """A material's lines; its pictures go into ``files``."""
+         folder: str, files: dict[str, bytes], placed: dict[Any, str]) -> list[str]:
+    """A material's lines; its pictures go into ``files``, one that another material shows too only once."""
     m = asset.material
     flat = [float(orm[..., 2].mean()) * m.metallic, float(orm[..., 1].mean()) * m.roughness]
 
-    def put(image: np.ndarray, kind: Any, what: str, flip: bool = False) -> str:
-        format, data = pictures.encoded(image, kind, flip)
-        path = f"{folder}/{name}_{what}{SUFFIXES[format]}"
+    def put(image: np.ndarray, kind: Any, what: str) -> str:
+        format, data = pictures.encoded(image, kind)
+        path = placed.setdefault((id(image), what), f"{folder}/{name}_{what}{SUFFIXES[format]}")
         files[path] = data
         return path
 
@@ -82,9 +82,13 @@ def _mtl(name: str, asset: GameAsset, base: np.ndarray, normal: np.ndarray | Non
         lines += [f"map_d {put(np.repeat(base[..., 3:], 3, -1), 'mask', 'opacity')}"]
     for channel, factor, word, what in ((2, m.metallic, "map_Pm", "metallic"), (1, m.roughness, "map_Pr", "roughness")):
         if np.ptp(orm[..., channel]) > 1 / 255:
-            lines += [f"{word} {put(np.repeat(orm[..., channel:channel + 1] * factor, 3, -1), 'mask', what)}"]
+            known = placed.get((id(orm), what))
+            if known is None:
+                known = put(np.repeat(orm[..., channel:channel + 1] * factor, 3, -1), "mask", what)
+                placed[id(orm), what] = known
+            lines += [f"{word} {known}"]
     if normal is not None:
-        lines += [f"norm {put(normal, 'normal', 'normal', normal_y < 0)}"]
+        lines += [f"norm {put(normal, 'normal', pictures.word('normal'))}"]
     if m.emissive is not None:
         lines += [f"map_Ke {put(m.emissive, 'emissive', 'emissive')}"]
     return lines

@@ -22,21 +22,25 @@ QUALITY = 92
 
 @dataclass
 class Pictures:
-    """format : "png", "webp" or "jpeg" (a picture with alpha stays a PNG); largest : pixels a side at most"""
+    """format : "png", "webp" or "jpeg" (a picture with alpha stays a PNG); largest : pixels a side at most
+    directx : normal maps with their green turned, as DirectX has it; their names say so
+    """
 
     format: Literal["png", "webp", "jpeg"] = "png"
     largest: int = 4096
-    _made: dict[tuple[int, str, bool], tuple[np.ndarray, str, bytes]] = field(default_factory=dict, repr=False)
+    directx: bool = False
+    _made: dict[tuple[int, str], tuple[np.ndarray, str, bytes]] = field(default_factory=dict, repr=False)
 
-    def encoded(self, image: np.ndarray, kind: Kind, flip_green: bool = False) -> tuple[str, bytes]:
-        """image : (h, w, 3 or 4) float in [0, 1] -> ("png" | "jpeg" | "webp", its bytes).
+    def word(self, kind: Kind) -> str:
+        """What a picture of this kind is called in a file's name."""
+        return "normal_dx" if kind == "normal" and self.directx else kind
 
-        flip_green : 1 - green, the other convention of normal maps
-        """
-        name = (id(image), kind, flip_green)
+    def encoded(self, image: np.ndarray, kind: Kind) -> tuple[str, bytes]:
+        """image : (h, w, 3 or 4) float in [0, 1] -> ("png" | "jpeg" | "webp", its bytes)."""
+        name = (id(image), kind)
         if name not in self._made:  # the picture is kept too, so that its id stays its own
             shown = shrunk(image, self.largest, kind)
-            if flip_green:
+            if kind == "normal" and self.directx:
                 shown = np.stack([shown[..., 0], 1 - shown[..., 1], shown[..., 2]], -1)
             self._made[name] = (image, *encode(shown, self.format, lossless=kind == "normal"))
         return self._made[name][1:]
