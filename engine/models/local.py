@@ -174,6 +174,8 @@ def require(wanted: Model, *, allow_pickle: bool = False, variant: str = "fp16",
             raise BadInput(f"the files of the model {gone.id} are gone: {gone.path}",
                            f"Put them back, or: maquette models remove {gone.id}")
         gate = "  (gated: it takes an account and HF_TOKEN)" if any(other.gated for other in absent) else ""
+        if wanted.path:  # a user's own is not pulled: what it needs is
+            command = f"maquette models pull {' '.join(other.id for other in absent)}"
         raise BadInput(f"the weights of {named} are not here",
                        f"Run: {command or 'maquette models pull ' + wanted.id}{gate}")
     if not allow_pickle:
@@ -297,9 +299,25 @@ def add(path: Path, role: str, *, id: str = "", family: str = "", licence: str =
     values: dict[str, Any] = {
         "role": role, "family": family or found, "path": str(place), "format": seen.layout, "licence": licence,
         "commercial": commercial, "memory_mb": -(-seen.elements * 2 // 10**6), "sha256": sha256}
+    if needs := _borrowed(place, role):
+        values["needs"] = needs
     kept = entry(name, values, "models add")
     _keep({**{other: _values(m) for other, m in added().items()}, name: values})
     return kept
+
+
+LENDERS = {"reference_animation": "patrolli/AnimateAnyone"}
+"""Role -> the published model whose helpers a user's own takes, as far as its folder does not hold them."""
+HELD_AS = {"text_to_image": "denoising_unet"}
+"""Role of a helper -> the folder that makes it needless, where that is not named as the role is."""
+
+
+def _borrowed(place: Path, role: str) -> list[str]:
+    """Models that a user's own cannot do without: what the published one of its kind needs and this folder lacks."""
+    if role not in LENDERS:
+        return []
+    return [id for id in model(LENDERS[role]).needs
+            if not (place / HELD_AS.get(model(id).role, model(id).role)).is_dir()]
 
 
 def _plays(seen: str, role: str) -> bool:
@@ -307,8 +325,9 @@ def _plays(seen: str, role: str) -> bool:
 
 
 def _values(one: Model) -> dict[str, Any]:
-    return {"role": one.role, "family": one.family, "path": one.path, "format": one.format, "licence": one.licence,
+    told = {"role": one.role, "family": one.family, "path": one.path, "format": one.format, "licence": one.licence,
             "commercial": one.commercial, "memory_mb": one.memory_mb, "sha256": dict(one.sha256)}
+    return {**told, "needs": list(one.needs)} if one.needs else told
 
 
 def _keep(table: dict[str, dict[str, Any]]) -> None:

@@ -140,13 +140,20 @@ def weights_in(folder: Path, variant: str = "") -> Path:
     return folder / choices[0][0]
 
 
+TOGETHER = {"denoising_unet", "reference_unet", "pose_guider", "motion_module"}
+"""Names of files that make up one model though each stands at the top: Moore-AnimateAnyone's."""
+
+
 def component_headers(folder: Path, variant: str = "") -> dict[str, Header]:
-    """Header of each component (subfolder with weights) of a diffusers folder; {"": ...} where the weights lie at the
-    top. BadInput where there are none."""
+    """Header of each component (subfolder with weights) of a diffusers folder, or of Moore-AnimateAnyone's files beside
+    each other; {"": ...} where the weights lie at the top. BadInput where there are none."""
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "Check the path")
     parts = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
              and any(weight_names.is_weights(f.name) for f in p.iterdir() if f.is_file())}
+    together = {f.stem: f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix in SUFFIXES}
+    if not parts and len(together) > 1 and set(together) <= TOGETHER:
+        return {name: read_header(file) for name, file in together.items()}
     if not parts or not (folder / "model_index.json").exists():
         try:
             return {"": read_header(weights_in(folder, variant))}
