@@ -10,6 +10,7 @@ import typer
 
 from engine.batch_cli import gc, plan, run, verify, why
 from engine.clip_cli import clip
+from engine.export_cli import check, export
 from engine.image_cli import image
 from engine.making_cli import make as make_folder
 from engine.models_cli import models as models_app
@@ -162,7 +163,7 @@ def refine(source: Annotated[Path, typer.Argument(help="A mesh, or a folder that
     make_folder(recipe, out, store, device, until, commercial_only, allow_pickle)
 
 
-for _verb in (run, plan, why, gc, verify):
+for _verb in (export, check, run, plan, why, gc, verify):
     app.command()(_verb)
 
 

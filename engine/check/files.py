@@ -227,13 +227,15 @@ def _plain(report: CheckReport) -> None:
     file = found.file
     report.findings += [one for one in found.findings if one not in report.findings]
     report.figures |= {"triangles": len(file.faces), "vertices": len(file.vertices)}
+    vertices = file.vertices
     if report.format == "stl":
-        report.say("info", "no_units", "STL knows no units: its numbers are taken as they are")
-    kept = surface_figures(report, file.vertices, file.faces)
+        report.say("info", "no_units", "STL knows no units: its numbers are taken as millimetres, as slicers do")
+        vertices = vertices / 1000
+    kept = surface_figures(report, vertices, file.faces)
     if file.uvs is None:
         report.say("hint", "no_uvs", "it has no UVs")
     elif len(kept):
-        uv_set(report, "uv", file.vertices, kept, file.uvs, int(report.figures.get("largest_texture", 0)))
+        uv_set(report, "uv", vertices, kept, file.uvs, int(report.figures.get("largest_texture", 0)))
     licence_findings(report, {})
 
 

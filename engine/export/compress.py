@@ -20,8 +20,8 @@ from engine.meshes.gltf_document import COMPONENTS, WIDTHS
 WAYS = ("auto", "meshopt", "draco", "none")
 POSITION_BITS, UV_BITS, NORMAL_BITS = 16, 14, 12
 """Of a 1 m asset: 0.02 mm; of a 1K texture: a sixteenth of a texel; of a normal: under 0.1 degrees."""
-MEND = ("npm install -g @gltf-transform/cli (meshopt), or: pip install DracoPy (Draco); --compression none writes it as "
-        "it is")
+MEND = ("npm install -g @gltf-transform/cli (meshopt), or: pip install DracoPy (Draco); --compression none writes "
+        "it as it is")
 DRACO = "KHR_draco_mesh_compression"
 
 

@@ -67,7 +67,8 @@ def fbx_bytes(files: Mapping[str, bytes], document: str, lod_group: str = "", gr
             done = subprocess.run([*command, json.dumps(told)], capture_output=True, text=True, timeout=SECONDS,
                                   check=False, cwd=root)
         except subprocess.TimeoutExpired:
-            raise RunFailed(f"Blender took more than {SECONDS} s to write the FBX", "Leave fbx out of --formats") from None
+            raise RunFailed(f"Blender took more than {SECONDS} s to write the FBX",
+                            "Leave fbx out of --formats") from None
         except OSError as error:
             raise BadInput(f"{command[0]} cannot be run: {error.strerror}", MEND[0].upper() + MEND[1:]) from error
         if done.returncode != 0 or not target.is_file():

@@ -25,7 +25,7 @@ KNOWN = frozenset(("KHR_mesh_quantization", "KHR_texture_transform", "EXT_textur
 """Required extensions that a reader here does not stumble over; of a compressed file the geometry stays closed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """One primitive in the scene.
 
@@ -50,7 +50,7 @@ class Part:
     not_finite: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Scene:
     """parts; looks : the materials; triangles : declared, nodes that repeat a mesh counted each time"""
 
