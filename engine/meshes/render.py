@@ -34,7 +34,8 @@ SHADOW_SIZE = 192
 class Stage:
     """A mesh made ready for many pictures.
 
-    corners : (f, 3, 8) float32, position, normal and UV of each triangle's corners; texture : (t * t, 3) linear
+    corners : (f, 3, 5) float32, normal and UV of each triangle's corners, or (f, 3, 9), with their tangents behind
+    texture : (t * t, 3) linear; bumps : (s * s, 3) the normal map in [-1, 1], or None
     shadow : (s, s) light that the ground loses, over [-reach, reach]^2 around the middle
     """
 
@@ -49,14 +50,21 @@ class Stage:
     radius: float
     floor: float
     gloss: float
+    bumps: torch.Tensor | None = None
+    bumps_shape: tuple[int, int] = (0, 0)
 
 
-def set_stage(mesh: TexturedMesh, device: str = "cpu") -> Stage:
-    """Move a mesh's arrays to ``device``, its texture to linear light, and work out its contact shadow."""
+def set_stage(mesh: TexturedMesh, device: str = "cpu", normal_map: np.ndarray | None = None,
+              tangents: np.ndarray | None = None) -> Stage:
+    """Move a mesh's arrays to ``device``, its texture to linear light, and work out its contact shadow.
+
+    normal_map : (s, s, 3) in [0, 1], glTF's, with tangents : (v, 4), MikkTSpace; both or neither
+    """
     vertices = torch.from_numpy(np.ascontiguousarray(mesh.vertices, dtype=np.float32)).to(device)
     faces = torch.from_numpy(np.ascontiguousarray(mesh.faces, dtype=np.int32)).to(device)
     attributes = torch.cat([torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device)
-                            for a in (mesh.normals, mesh.uvs)], 1)
+                            for a in (mesh.normals, mesh.uvs, *([] if tangents is None else [tangents]))], 1)
+    bumps = None if normal_map is None else torch.from_numpy(np.ascontiguousarray(normal_map, np.float32)).to(device)
     texture = linear_from_srgb(torch.from_numpy(np.ascontiguousarray(mesh.base_color, dtype=np.float32)).to(device))
     low, high = mesh.vertices.min(0).astype(np.float64), mesh.vertices.max(0).astype(np.float64)
     middle = (low + high) / 2
@@ -65,7 +73,8 @@ def set_stage(mesh: TexturedMesh, device: str = "cpu") -> Stage:
     shadow = _contact_shadow(vertices - vertices.new_tensor(middle), faces, float(low[1] - middle[1]), reach)
     return Stage(functional.pad(vertices, (0, 1), value=1.0), faces, attributes[faces.long()], texture.reshape(-1, 3),
                  (texture.shape[0], texture.shape[1]), shadow, reach, middle, radius, float(low[1]),
-                 (1.0 - float(mesh.roughness)) ** 2 * 0.35)
+                 (1.0 - float(mesh.roughness)) ** 2 * 0.35, None if bumps is None else bumps.reshape(-1, 3) * 2 - 1,
+                 (0, 0) if bumps is None else (bumps.shape[0], bumps.shape[1]))
 
 
 def _contact_shadow(vertices: torch.Tensor, faces: torch.Tensor, floor: float, reach: float) -> torch.Tensor:
@@ -141,8 +150,14 @@ def _window(stage: Stage, camera: Cameras) -> tuple[Cameras | None, slice, slice
 
 
 def _shade(stage: Stage, value: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """value : (n, 5) normal and UV; axes : (3, 3) the camera's right, up, back in the world -> (n, 3) linear light."""
+    """value : (n, 5) normal and UV, or (n, 9); axes : (3, 3) the camera's right, up, back in the world
+    -> (n, 3) linear light."""
     normal = functional.normalize(value[:, :3], dim=1)
+    if stage.bumps is not None:
+        local = _sample(stage.bumps, stage.bumps_shape, value[:, 3:5])
+        along = functional.normalize(value[:, 5:8], dim=1)
+        up = functional.normalize(torch.cross(normal, along, dim=1), dim=1) * value[:, 8:9].sign()
+        normal = functional.normalize(local[:, :1] * along + local[:, 1:2] * up + local[:, 2:] * normal, dim=1)
     light = (AMBIENT_UP + AMBIENT_DOWN) / 2 + (AMBIENT_UP - AMBIENT_DOWN) / 2 * normal[:, 1]
     shine = torch.zeros_like(light)
     for direction, strength in LIGHTS:
@@ -151,7 +166,7 @@ def _shade(stage: Stage, value: torch.Tensor, axes: torch.Tensor) -> torch.Tenso
         if stage.gloss > 0.02:
             half = functional.normalize(toward + axes[:, 2], dim=0)
             shine = shine + strength * (normal @ half).clamp_min(0) ** 40
-    return _sample(stage.texture, stage.texture_shape, value[:, 3:]) * light[:, None] + stage.gloss * shine[:, None]
+    return _sample(stage.texture, stage.texture_shape, value[:, 3:5]) * light[:, None] + stage.gloss * shine[:, None]
 
 
 def _sample(texture: torch.Tensor, shape: tuple[int, int], uv: torch.Tensor) -> torch.Tensor:

@@ -52,28 +52,11 @@ def part_glued_sheets(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.0
     program that welds vertices by position does not glue them again. Faces that cancel (one over the other, looking
     opposite ways) are dropped first.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-    faces = _without_cancelling(faces)
+    faces = faces[uncancelled(faces)]
     if len(faces) == 0:
         return vertices[:0], faces
-    rows = directed_edges(faces)
-    _, member, count = edge_groups(faces)
-    order = np.argsort(member, kind="stable")
-    plain = order[count[member[order]] == 2]
-    first, second = plain[0::2], plain[1::2]
-    same_way = rows[first, 0] == rows[second, 0]
-    partner = [np.stack([first[~same_way], second[~same_way]], -1)]
-    partner += [np.array(pairs).reshape(-1, 2) for pairs in _crowded_pairs(vertices, faces)]
-    a, b = np.concatenate(partner).T
-
-    corner = np.arange(3 * len(faces)).reshape(-1, 3)
-    start, end = corner.reshape(-1), np.roll(corner, -1, axis=1).reshape(-1)
-    i, j = np.r_[start[a], end[a]], np.r_[end[b], start[b]]
-    graph = coo_matrix((np.ones(len(i), dtype=bool), (i, j)), shape=(corner.size, corner.size))
-    fans, fan = connected_components(graph, directed=False)
-    source = np.zeros(fans, dtype=np.int64)
-    source[fan] = faces.reshape(-1)
+    corners, source = sheets(vertices, faces)
+    fan, fans = corners.reshape(-1), len(source)
     parted = np.bincount(source, minlength=len(vertices))[source] > 1
     new_vertices, new_faces = vertices[source].copy(), fan.reshape(-1, 3).astype(np.int32)
     if parted.any():
@@ -84,6 +67,30 @@ def part_glued_sheets(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.0
             middle[:, axis] = np.bincount(fan, pair[:, axis], fans) / np.bincount(fan, minlength=fans)
         new_vertices[parted] += (pull * (middle - new_vertices)[parted]).astype(new_vertices.dtype)
     return drop_unused_vertices(new_vertices, new_faces)
+
+
+def sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One vertex for each sheet that meets at an edge of more than two faces, or in one point: faces (f, 3) int64 that
+    name them, and source (w,) int64, the vertex that each was. Faces must not cancel (:func:`uncancelled`)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    rows = directed_edges(faces)
+    _, member, count = edge_groups(faces)
+    order = np.argsort(member, kind="stable")
+    plain = order[count[member[order]] == 2]
+    first, second = plain[0::2], plain[1::2]
+    same_way = rows[first, 0] == rows[second, 0]
+    partner = [np.stack([first[~same_way], second[~same_way]], -1)]
+    partner += [np.array(pairs).reshape(-1, 2) for pairs in _crowded_pairs(vertices, faces)]
+    a, b = np.concatenate(partner).T
+    corner = np.arange(3 * len(faces)).reshape(-1, 3)
+    start, end = corner.reshape(-1), np.roll(corner, -1, axis=1).reshape(-1)
+    i, j = np.r_[start[a], end[a]], np.r_[end[b], start[b]]
+    graph = coo_matrix((np.ones(len(i), dtype=bool), (i, j)), shape=(corner.size, corner.size))
+    fans, fan = connected_components(graph, directed=False)
+    source = np.zeros(fans, dtype=np.int64)
+    source[fan] = faces.reshape(-1)
+    return fan.reshape(-1, 3).astype(np.int64), source
 
 
 def split_double_edges(vertices: np.ndarray, faces: np.ndarray, pull: float = 0.05, rounds: int = 10) -> Surface:
@@ -125,17 +132,18 @@ def _crowded_pairs(vertices: np.ndarray, faces: np.ndarray) -> list[list[tuple[i
     return [_pair_around(vertices, faces, rows, edges) for edges in groups.values()]
 
 
-def _without_cancelling(faces: np.ndarray) -> np.ndarray:
-    """Without faces of two equal corners, and without pairs of the same corners that look opposite ways."""
+def uncancelled(faces: np.ndarray) -> np.ndarray:
+    """(f,) bool: all but faces of two equal corners, and pairs of the same corners that look opposite ways."""
     a, b, c = faces.T
-    faces = faces[(a != b) & (b != c) & (c != a)]
+    whole = (a != b) & (b != c) & (c != a)
+    faces = faces[whole]
     order = np.argsort(faces, axis=1)
     even = ((order[:, 0] + 1) % 3 == order[:, 1])
     _, group = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True)
     group = group.reshape(-1)
     crowd = np.bincount(group)
     if (crowd == 1).all():
-        return faces
+        return np.asarray(whole)
     surplus = np.bincount(group, np.where(even, 1, -1))
     rank = np.zeros(len(faces), dtype=np.int64)
     for way in (True, False):
@@ -144,7 +152,8 @@ def _without_cancelling(faces: np.ndarray) -> np.ndarray:
             rank[i] = seen[int(group[i])]
             seen[int(group[i])] += 1
     keep = np.where(even, rank < surplus[group], rank < -surplus[group])
-    return faces[keep | (crowd[group] == 1)]
+    whole[whole] = keep | (crowd[group] == 1)
+    return np.asarray(whole)
 
 
 def _pair_around(vertices: np.ndarray, faces: np.ndarray, rows: np.ndarray, edges: list[int]) -> list[tuple[int, int]]:

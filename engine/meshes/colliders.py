@@ -1,0 +1,207 @@
+"""Few convex shapes that stand for a mesh in a physics engine: a box or a capsule where that is enough, else hulls.
+
+How much of space a shape fills is measured by one set of points that are spread evenly through the mesh's box, inside
+or outside by the winding number, so that open and overlapping parts of a mesh count as one solid. Hulls are CoACD's
+(Wei et al., "Approximate convex decomposition for 3D meshes with collision-aware concavity and tree search", 2022),
+given the mesh simplified first: its time grows with the triangles, and a collider needs few.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.errors import BadInput
+from engine.meshes.asset import Collider
+from engine.meshes.collapse import Collapser
+from engine.meshes.measure import volume
+
+POINTS = 30_000
+TRIANGLES = 1500
+"""Of the mesh that is taken apart."""
+CONCAVITY = 0.05
+"""CoACD's threshold: how deep a dent a hull may bridge, as a share of the size."""
+CORNERS = 64
+"""Most vertices of a hull; engines stop at 255, and fewer are faster."""
+AXES = ("x", "y", "z")
+
+
+def box_collider(vertices: np.ndarray) -> Collider:
+    """The smallest box along the axes around (v, 3) points."""
+    low, high = vertices.min(0).astype(np.float64), vertices.max(0).astype(np.float64)
+    size = np.maximum(high - low, 1e-6 * max(float((high - low).max()), 1e-9))
+    centre = (low + high) / 2
+    corner = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+    faces = _hull_faces(corner)
+    return Collider("box", (centre + corner * size).astype(np.float32), faces,
+                    {"centre": centre.tolist(), "size": size.tolist()})
+
+
+def capsule_collider(vertices: np.ndarray) -> Collider:
+    """The smallest capsule around (v, 3) points of those along an axis through their box's middle."""
+    centre = ((vertices.min(0) + vertices.max(0)) / 2).astype(np.float64)
+    away = vertices - centre
+    best: tuple[float, int, float, float] | None = None
+    for axis in range(3):
+        radius = float(np.linalg.norm(np.delete(away, axis, 1), axis=1).max())
+        radius = max(radius, 1e-9)
+        # A point off the axis by r is inside while it is no higher than half + sqrt(R^2 - r^2).
+        side = np.linalg.norm(np.delete(away, axis, 1), axis=1)
+        half = max(0.0, float((np.abs(away[:, axis]) - np.sqrt(np.maximum(radius ** 2 - side ** 2, 0))).max()))
+        size = np.pi * radius ** 2 * (2 * half + 4 / 3 * radius)
+        if best is None or size < best[0]:
+            best = (size, axis, radius, half)
+    assert best is not None
+    _, axis, radius, half = best
+    ring = _capsule_points(radius, half)
+    turned = np.roll(ring, axis - 1, axis=1)
+    return Collider("capsule", (centre + turned).astype(np.float32), _hull_faces(turned),
+                    {"centre": centre.tolist(), "radius": radius, "height": 2 * (half + radius), "axis": AXES[axis]})
+
+
+def hull_collider(vertices: np.ndarray) -> Collider:
+    """The convex hull of (v, 3) points; flat ones are given a little thickness."""
+    points = np.asarray(vertices, np.float64)
+    try:
+        faces = _hull_faces(points)
+    except ValueError:
+        spread = 1e-3 * max(float(np.ptp(points, axis=0).max()), 1e-9)
+        corner = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+        points = (points[:, None] + spread * corner).reshape(-1, 3)
+        faces = _hull_faces(points)
+    used, faces = np.unique(faces, return_inverse=True)
+    return Collider("hull", points[used].astype(np.float32), faces.reshape(-1, 3).astype(np.int32))
+
+
+def colliders(vertices: np.ndarray, faces: np.ndarray, kind: str = "auto", most: int = 16, tolerance: float = 0.1
+              ) -> tuple[tuple[Collider, ...], dict[str, float], str]:
+    """Shapes for a mesh: (v, 3) vertices, (f, 3) faces with places joined.
+
+    kind : "box", "capsule", "hulls", "none", or "auto": of box, capsule, one hull and several the first whose volume
+        is within ``tolerance`` of the mesh's
+    Returns them; figures: solid volume, the shapes' union's, both in the mesh's unit cubed, and their overlap with the
+    solid (intersection over union); and a warning or "". Without CoACD "hulls" raises BadInput, and "auto" takes one
+    hull and says so.
+    """
+    if kind == "none":
+        return (), {}, ""
+    points, inside, cell = solid_points(vertices, faces)
+    solid = cell * float(inside.sum())
+
+    def told(shapes: tuple[Collider, ...]) -> dict[str, float]:
+        covered = covered_by(shapes, points)
+        either = float((covered | inside).sum())
+        return {"solid_volume": solid, "collider_volume": cell * float(covered.sum()),
+                "collider_iou": float((covered & inside).sum()) / max(either, 1.0), "colliders": float(len(shapes))}
+
+    simple = {"box": box_collider, "capsule": capsule_collider}
+    if kind in simple:
+        shapes: tuple[Collider, ...] = (simple[kind](vertices),)
+        return shapes, told(shapes), ""
+    warning = ""
+    if kind == "auto":
+        for make in (box_collider, capsule_collider, hull_collider):
+            shapes = (make(vertices),)
+            figures = told(shapes)
+            if solid > 0 and figures["collider_volume"] <= (1 + tolerance) * solid:
+                return shapes, figures, ""
+        if not has_coacd():
+            warning = "CoACD is not installed: one convex hull stands for the whole mesh (pip install coacd)"
+            return shapes, figures, warning
+    shapes = hulls(vertices, faces, most)
+    return shapes, told(shapes), warning
+
+
+def has_coacd() -> bool:
+    from importlib.util import find_spec
+    return find_spec("coacd") is not None
+
+
+def hulls(vertices: np.ndarray, faces: np.ndarray, most: int = 16, triangles: int = TRIANGLES,
+          concavity: float = CONCAVITY, **settings: Any) -> tuple[Collider, ...]:
+    """Convex parts of a mesh, at most ``most``. BadInput without CoACD."""
+    if not has_coacd():
+        raise BadInput("convex hulls need CoACD, which is not installed", "pip install coacd, or --set "
+                       "finish_mesh.colliders=box")
+    import coacd
+    coacd.set_log_level("error")
+    small = Collapser(vertices, faces).to(triangles)
+    points = np.zeros((int(small.place.max()) + 1, 3))
+    points[small.place] = small.vertices
+    size = float(np.ptp(points, axis=0).max())
+    low = points.min(0)
+    chosen: dict[str, Any] = {"preprocess_mode": "auto", "preprocess_resolution": 40, "resolution": 1000,
+                              "mcts_nodes": 10, "mcts_iterations": 60, "mcts_max_depth": 2, "max_ch_vertex": CORNERS,
+                              "decimate": True, "seed": 0}
+    parts = coacd.run_coacd(coacd.Mesh((points - low) / size, small.place[small.faces]), threshold=concavity,
+                            max_convex_hull=most, **{**chosen, **settings})
+    return tuple(hull_collider(np.asarray(v) * size + low) for v, _ in parts if len(v) >= 4)
+
+
+def solid_points(vertices: np.ndarray, faces: np.ndarray, count: int = POINTS) -> tuple[np.ndarray, np.ndarray, float]:
+    """Evenly spread points (n, 3) in the mesh's box, a little enlarged; which are inside (n,) bool; volume a point."""
+    import torch
+
+    from engine.kernels.distance import signed_distance
+    low, high = vertices.min(0).astype(np.float64), vertices.max(0).astype(np.float64)
+    size = np.maximum(high - low, 1e-3 * float((high - low).max()))
+    low, size = (low + high) / 2 - 0.55 * size, 1.1 * size
+    cell = (size.prod() / count) ** (1 / 3)
+    across = np.maximum(np.round(size / cell).astype(int), 2)
+    axes = [low[k] + size[k] * (np.arange(across[k]) + 0.5) / across[k] for k in range(3)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    distance = signed_distance(torch.from_numpy(points.astype(np.float32)),
+                               torch.from_numpy(np.ascontiguousarray(vertices, np.float32)),
+                               torch.from_numpy(np.ascontiguousarray(faces, np.int32)))
+    return points, distance.numpy() < 0, float(size.prod() / across.prod())
+
+
+def covered_by(shapes: tuple[Collider, ...], points: np.ndarray) -> np.ndarray:
+    """(n,) bool: points (n, 3) in any of the shapes."""
+    covered = np.zeros(len(points), bool)
+    for shape in shapes:
+        if shape.kind == "capsule":
+            axis = AXES.index(shape.parameters["axis"])
+            away = points - np.asarray(shape.parameters["centre"])
+            half = shape.parameters["height"] / 2 - shape.parameters["radius"]
+            away[:, axis] -= np.clip(away[:, axis], -half, half)
+            covered |= (away ** 2).sum(1) <= shape.parameters["radius"] ** 2
+            continue
+        v = shape.vertices.astype(np.float64)
+        a, b, c = (v[shape.faces[:, k]] for k in range(3))
+        normal = np.cross(b - a, c - a)
+        length = np.linalg.norm(normal, axis=1)
+        normal, a = normal[length > 1e-30] / length[length > 1e-30, None], a[length > 1e-30]
+        left = np.flatnonzero(~covered & ((points >= v.min(0)) & (points <= v.max(0))).all(1))
+        if len(left):
+            covered[left] = (points[left] @ normal.T <= (normal * a).sum(1) + 1e-9).all(1)
+    return covered
+
+
+def _hull_faces(points: np.ndarray) -> np.ndarray:
+    """(f, 3) int32 of the convex hull, looking out. ValueError where the points lie in a plane."""
+    from scipy.spatial import ConvexHull, QhullError
+    try:
+        hull = ConvexHull(points)
+    except QhullError as error:
+        raise ValueError("the points lie in a plane") from error
+    faces = hull.simplices.astype(np.int64)
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    inward = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(1) < 0
+    faces[inward] = faces[inward][:, ::-1]
+    if volume(points, faces) <= 0:
+        raise ValueError("the points lie in a plane")
+    return faces.astype(np.int32)
+
+
+def _capsule_points(radius: float, half: float, around: int = 16, rings: int = 4) -> np.ndarray:
+    """(n, 3) points of a capsule along y."""
+    turn = np.arange(around) * 2 * np.pi / around
+    circle = np.stack([np.cos(turn), np.zeros(around), np.sin(turn)], 1)
+    made = [np.array([[0, half + radius, 0], [0, -half - radius, 0]])]
+    for k in range(rings):
+        tilt = k * np.pi / (2 * rings)
+        for way in (1, -1):
+            made.append(circle * radius * np.cos(tilt) + [0, way * (half + radius * np.sin(tilt)), 0])
+    return np.unique(np.concatenate(made).round(12), axis=0)
