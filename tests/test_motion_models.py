@@ -73,6 +73,31 @@ def test_original_motion_modules_make_a_whole_video_network(name: str, tmp_path:
     assert real_files.constant(net.state_dict()[name]) == real_files.constant(tensors[source])
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_v1_in_its_original_layout(wrapped: bool, tmp_path: Path) -> None:
+    """mm_sd_v15.ckpt: v3's names (no middle block) with tables of 24 positions, bare or as a training left it."""
+    shapes = {name: (1, 24, shape[2]) if name.endswith("pos_encoder.pe") else shape
+              for name, shape in real_files.shapes_of("animatediff-v3_sd15_mm").items()}
+    assert sum(name.endswith("pos_encoder.pe") for name in shapes) == 40
+    bare = {name.removeprefix("module."): shape for name, shape in shapes.items()}
+    tensors = real_files.marked({f"module.{name}" if wrapped else name: shape for name, shape in bare.items()})
+    real_files.write(tmp_path / "mm_sd_v15.ckpt", tensors, "state_dict" if wrapped else "")
+    made = loaded(located("guoyww/animatediff/v1", "motion", tmp_path / "mm_sd_v15.ckpt"))
+    assert made.longest == 24 and made.adapter.mid_block is None
+    blueprint = blueprints.blueprint("sd15", "motion_adapter_v1").shapes
+    assert {k: tuple(v.shape) for k, v in made.adapter.state_dict().items()} == dict(blueprint)
+    held = {float(real_files.constant(v)) for v in made.adapter.state_dict().values()}
+    assert held == {float(real_files.constant(v)) for k, v in tensors.items()
+                    if not k.endswith("attention_blocks.1.pos_encoder.pe")}
+    for change, told in (({"odd.motion_modules.0.weight": torch.zeros(1)}, "1 unexpected"), ({}, "1 missing")):
+        changed = {**tensors, **change}
+        if not change:
+            del changed[next(k for k in tensors if k.endswith(".proj_in.weight"))]
+        real_files.write(tmp_path / "mm_sd_v15.ckpt", changed)
+        with pytest.raises(BadInput, match=told):
+            loaded(located("guoyww/animatediff/v1", "motion", tmp_path / "mm_sd_v15.ckpt"))
+
+
 @pytest.mark.parametrize("kind", ["motion_adapter_v1", "motion_adapter_v2", "motion_adapter_v3"])
 def test_diffusers_folders_of_all_three(kind: str, tmp_path: Path) -> None:
     shapes = blueprints.blueprint("sd15", kind).shapes
