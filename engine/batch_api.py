@@ -76,6 +76,7 @@ class Planner:
                                         "commercial_only": commercial_only, "allow_pickle": allow_pickle}
         self._told = (device, until, commercial_only, allow_pickle)
         self._tables: dict[int, tuple[Any, str]] = {}
+        self._grounds: dict[tuple[str, str], tuple[Any, ...]] = {}
 
     def plan(self, recipe: Recipe) -> Planned:
         """The slow and sure way."""
@@ -86,7 +87,18 @@ class Planner:
         """What assets with the same stages, parameters and models have in common."""
         values = tuple([(name, value if isinstance(value, str | int | float | None) else self._spelled(value))
                         for name, value in recipe.__dict__.items() if name not in self.VARIES])
-        return values, self._told, bool(recipe.prompt), bool(recipe.image), said_by(recipe.prompt)
+        ground = self._models(recipe.models, self._spelled(recipe.roles)), (
+            writable() if recipe.pipeline in CLIPS else ())
+        return values, self._told, bool(recipe.prompt), bool(recipe.image), said_by(recipe.prompt), ground
+
+    def _models(self, name: str, roles: str) -> tuple[Any, ...]:
+        """What a set's name stands for here and now, and what its networks compute in."""
+        if (name, roles) not in self._grounds:
+            from engine.models.sets import model_set
+            models = model_set(name, json.loads(roles), commercial_only=self.options["commercial_only"],
+                               allow_pickle=self.options["allow_pickle"])
+            self._grounds[name, roles] = (*sorted(models.choices.items()), models.computes_in(self.options["device"]))
+        return self._grounds[name, roles]
 
     def _spelled(self, value: Any) -> str:
         """A table as a text; assets share most of theirs, and one object is spelled once."""
@@ -112,9 +124,9 @@ class Planner:
         return recipe.model_copy(update=changes)
 
     def may_be_kept(self, recipe: Recipe) -> bool:
-        """Whether a shape may be kept on the disk: nothing in it comes from the user's files or from this machine's
-        programs."""
-        return (recipe.pipeline not in CLIPS and not any(getattr(recipe, name) for name in self.FILES)
+        """Whether a shape may be kept on the disk: nothing in it comes from the user's files. What comes from this
+        machine's programs and models is in :meth:`shape_of`."""
+        return (not any(getattr(recipe, name) for name in self.FILES)
                 and not any(name in told for told in recipe.stages.values() for name in ("lora", "embedding")))
 
     def weights(self, recipe: Recipe, roles: Iterable[str]) -> dict[str, str]:
@@ -123,6 +135,13 @@ class Planner:
         models = model_set(recipe.models, recipe.roles, commercial_only=self.options["commercial_only"],
                            allow_pickle=self.options["allow_pickle"])
         return {role: models.digest(role) for role in roles}
+
+
+@lru_cache(maxsize=1)
+def writable() -> tuple[str, ...]:
+    """The formats of clips that this machine's ffmpeg writes: plans leave the others out."""
+    from engine.clips import formats
+    return formats.sorted_out(tuple(formats.FORMATS))[0]
 
 
 @lru_cache(maxsize=65_536)

@@ -59,6 +59,7 @@ def run(recipe: RecipeFile,
     batch = load_batch(recipe, settings or [])
     if batch.single and picks is None:
         from engine.making_cli import make
+        _checked(recipe, batch.assets[0], store, device, until, commercial_only, allow_pickle)
         make(batch.assets[0].recipe, out, store, device, until, commercial_only, allow_pickle)
         return
     if executor not in ("local", "ray"):
@@ -166,7 +167,7 @@ def plan(recipe: RecipeFile, out: Annotated[Path | None, typer.Option("--out", h
     batch = load_batch(recipe, settings or [])
     place, chosen = place_of(store), resolve_device(device)
     assets = picked(batch, picks)
-    planned = planned_batch(assets, place, chosen, until, out, commercial_only, allow_pickle)
+    planned = planned_batch(recipe, assets, place, chosen, until, out, commercial_only, allow_pickle)
     todo = [asset for asset in planned.assets if asset.state == "run"]
     cost = estimate(planned, todo, Store.open(place), chosen)
     counts: Counter[str] = Counter(asset.state for asset in planned.assets)
@@ -216,7 +217,7 @@ def why(recipe: RecipeFile, asset: Annotated[str, typer.Argument(help="The asset
         return
     place, on = place_of(store), resolve_device(device)
     known = read_journal(out) if out is not None else Known()
-    plan = planned_batch(chosen, place, on, until, out, commercial_only, allow_pickle).assets[0]
+    plan = planned_batch(recipe, chosen, place, on, until, out, commercial_only, allow_pickle).assets[0]
     typer.echo(f"{asset}: {plan.state}: {plan.why}")
     for stage in plan.stages:
         typer.echo(f"  {stage.label}: {'in the store' if stage.found == 'kept' else stage.found}  {stage.attempt[:12]}")
@@ -285,16 +286,16 @@ def picked(batch: Batch, picks: Path | None) -> list[BatchAsset]:
     return with_picks(batch.assets, read_picks(picks), str(picks))
 
 
-def planned_batch(assets: list[BatchAsset], store: str, device: str, until: str | None, out: Path | None,
+def planned_batch(recipe: Path, assets: list[BatchAsset], store: str, device: str, until: str | None, out: Path | None,
                   commercial_only: bool = False, allow_pickle: bool = False) -> BatchPlan:
-    """The plan of ``plan`` and ``why``; BadInput names the asset."""
+    """The plan of ``plan`` and ``why``; BadInput names the file and the asset."""
     from engine.batch_api import Planner
     from engine.runs.batch.journal import Known, read_journal
     from engine.runs.batch.planning import plan_batch
     from engine.runs.store import Store
     with tempfile.TemporaryDirectory(prefix="maquette-plan-") as scratch:
         return plan_batch(assets, Planner(store, device, until, commercial_only, allow_pickle), Store.open(store),
-                          Known() if out is None else read_journal(out), out, Path(scratch))
+                          Known() if out is None else read_journal(out), out, Path(scratch), where=f"{recipe}: ")
 
 
 def place_of(store: str | None) -> str:
@@ -302,6 +303,18 @@ def place_of(store: str | None) -> str:
     from engine.runs.store import Store
     told = store or os.environ.get("MAQUETTE_STORE") or ""
     return told if "://" in told else str(Store.place(store).absolute())
+
+
+def _checked(recipe: Path, asset: BatchAsset, store: str | None, device: str, until: str | None, commercial_only: bool,
+             allow_pickle: bool) -> None:
+    """BadInput that names the file, where a recipe of one asset asks for what cannot be made."""
+    from engine.batch_api import plan_any
+    from engine.errors import BadInput
+    try:
+        plan_any(asset.recipe, store=store, device=device, until=until, commercial_only=commercial_only,
+                 allow_pickle=allow_pickle)
+    except BadInput as error:
+        raise BadInput(f"{recipe}: {error.what}", error.fix) from error
 
 
 def existing(folder: Path) -> Path:

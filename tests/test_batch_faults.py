@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,17 @@ def test_two_runs_in_one_folder(bench: Bench) -> None:
     assert f"process {holder.pid}) ended without a word" in ended.notes[0]
 
 
+def test_a_folder_told_from_here_is_kept_without_its_place(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--out forest``: the journal and the manifest name folders within the run's, so that it may be moved."""
+    monkeypatch.chdir(bench.out.parent)
+    bench.out = Path("out")
+    ended = bench.run([FakeAsset("a")])
+    assert ended.manifest["assets"][0]["folder"] == "assets/a"
+    bench.out = bench.out.rename("moved")
+    again = bench.run([FakeAsset("a")])
+    assert again.unchanged and [plan.state for plan in again.plan.assets] == ["finished"]
+
+
 def test_a_flipped_bit_is_found_and_made_again(bench: Bench) -> None:
     first = bench.run([FakeAsset("a"), FakeAsset("b")])
     before = bench.artifacts()
@@ -213,6 +225,40 @@ def test_a_full_disk_stops_the_run_and_counts_nothing_half_written(bench: Bench,
             bench.run([FakeAsset("a"), FakeAsset("b")])
     again = bench.run([FakeAsset("a"), FakeAsset("b")])
     assert statuses(again) == {"a": "done", "b": "done"}
+
+
+def _small_disk() -> bool:
+    """Whether this machine lets us have a disk of our own: as root, or in a user namespace."""
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"]
+    return bool(shutil.which("unshare")) and not subprocess.run(words, capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not _small_disk(), reason="no disk of our own here: unshare and mount are not allowed")
+def test_a_small_disk_that_is_really_full(tmp_path: Path, bench: Bench) -> None:
+    """A tmpfs of 300 kB runs full in the midst of a batch. Made larger, the same command makes the rest; what was kept
+    before is whole, and all is what an undisturbed run makes."""
+    assets = [{"id": f"a{i}", "size": 64} for i in range(6)]
+    (tmp_path / "straight").mkdir()
+    straight = Bench(tmp_path / "straight")
+    straight.start(assets).communicate(timeout=300)
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    words = json.dumps({"folder": str(disk / "out"), "store": str(disk / "store"), "assets": assets})
+    script = (f"mount -t tmpfs -o size=300k none {disk} && $RUN; mount -o remount,size=16m {disk}; "
+              f"cp -r {disk}/store/artifacts {kept}; $RUN; cp -r {disk} {tmp_path}/whole")
+    run = "'" + "' '".join([sys.executable, str(ROOT / "tests" / "run_fake_batch.py"), words]) + "'"
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script.replace("$RUN", run)],
+                          env=env, capture_output=True, text=True, timeout=300, check=False)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert "the disk is full" in first.get("stopped", "") + first.get("error", ""), done.stderr
+    assert second["state"] == "finished" and sum(second["counts"].values()) == 6
+    before = {path.relative_to(kept).as_posix(): files.file_digest(path) for path in kept.rglob("*")
+              if path.is_file() and path.name != "timing.json"}
+    assert before, "something was kept before the disk was full"
+    bench.store, bench.out = tmp_path / "whole" / "store", tmp_path / "whole" / "out"
+    assert bench.artifacts() == straight.artifacts()
+    assert before.items() <= {name.partition("artifacts/")[2]: sha for name, sha in straight.artifacts().items()}.items()
 
 
 def test_a_torn_line_is_skipped(bench: Bench) -> None:

@@ -64,13 +64,68 @@ def test_plan_says_what_would_run_with_the_slow_ways_keys(recipe: Path, tmp_path
         assert each["id"] == asset.id and each["goals"] == {goal.label: goal.key for goal in goals}
     assert not list((store / "artifacts").glob("*/*"))
     assert command("plan", recipe, "--store", store, "--until", "text_to_imagee") == 2
-    assert "asset mug_red: unknown label 'text_to_imagee'" in capsys.readouterr().err
+    assert f"{recipe}: asset mug_red: unknown label 'text_to_imagee'" in capsys.readouterr().err
     assert command("why", recipe, "mug_rde", "--store", store) == 2
     assert "Did you mean mug_red?" in capsys.readouterr().err
     picks = tmp_path / "picks.toml"
     picks.write_text("format = 1\n[picks]\nshown_red = 1\n")
     assert command("plan", recipe, "--store", store, "--picks", picks) == 2
     assert "shown_red has no candidates to pick from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("assets", ["", "[[asset]]\nid = 'mug'\n"])
+@pytest.mark.parametrize(("told", "words"), [
+    ("[stages.fit_field]\nstepz = 3", "unknown parameter fit_field.stepz. Did you mean steps?"),
+    ("[stages.fit_feld]\nsteps = 3", "unknown label 'fit_feld' in --set or [stages.*]. Did you mean fit_field?"),
+    ("[gates.fit_feld.psnr]\nminimum = 3", "Did you mean fit_field?"),
+])
+def test_a_bad_stage_is_told_with_the_file_before_anything_runs(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], told: str, words: str, assets: str) -> None:
+    path, store = tmp_path / "r.toml", tmp_path / "store"
+    path.write_text(f"format = 1\npipeline = 'text_to_mesh'\nprompt = 'a mug'\n{told}\n{assets}")
+    for verb in (["plan", path], ["run", path, "--out", tmp_path / "out"]):
+        assert command(*verb, "--store", store, "--device", "cpu") == 2
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert f"{path.name}: " in said and words in said
+    assert not list((tmp_path / "out").glob("assets/*")) and not list(store.glob("artifacts/*/*"))
+
+
+CLIPS = """format = 1
+pipeline = "character_to_clip"
+quality = "draft"
+frames = 4
+[matrix]
+motion = ["idle", "walk"]
+[[asset]]
+id = "knight"
+prompt = "a knight"
+"""
+
+
+def test_clips_are_planned_by_kept_shapes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a finished recipe of them is asked again: nothing heavy is planned, unless this machine writes other files."""
+    from engine import batch_api
+    from engine.recipes.batch import load_batch
+    from engine.runs.batch.journal import Known
+    from engine.runs.batch.planning import BatchPlan, plan_batch
+    from engine.runs.store import Store
+    (tmp_path / "r.toml").write_text(CLIPS)
+    batch = load_batch(tmp_path / "r.toml")
+
+    def planned() -> BatchPlan:
+        planner = batch_api.Planner(tmp_path / "store", "cpu")
+        return plan_batch(batch.assets, planner, Store(tmp_path / "store"), Known(), None, tmp_path)
+    first = planned()
+    assert first.slow == 0
+    for asset, own in zip(batch.assets, first.assets, strict=True):
+        _, goals = batch_api.plan_any(asset.recipe, store=tmp_path / "store", device="cpu")
+        assert own.goals == {goal.label: goal.key for goal in goals}
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_api, "plan_any", None)
+        assert planned().assets == first.assets
+        patch.setattr(batch_api, "writable", lambda: ("gif",))
+        with pytest.raises(TypeError):  # it must be planned anew: another ffmpeg, other files
+            planned()
 
 
 def test_gc_and_verify_say_before_they_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,13 @@ nothing is planned: whether a stage has the parameter that [stages.*] names is k
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from engine.collector import uncollected
 from engine.errors import BadInput
 from engine.recipes.document import (
     BATCH_KEYS,
@@ -127,21 +126,8 @@ def load_batch(path: Path, settings: Sequence[str] = (), limit: int = LIMIT) -> 
 
     BadInput, one line: the file, the dotted path in it, what is wrong and what may stand there.
     """
-    with _uncollected():
+    with uncollected():
         return _load(Path(path), settings, limit)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the collector of cycles: of 10,000 assets everything stays, and looking through it again and again takes
-    a third of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _load(path: Path, settings: Sequence[str], limit: int) -> Batch:

@@ -176,9 +176,9 @@ def record(result: AssetResult, journal: Journal) -> dict[str, Any]:
         for stage in summary.get("stages", [])]
     summary["files"] = [{**about, "stamp": stamp(Path(result.folder) / about["path"])}
                         for about in summary.get("files", [])] if result.folder else []
-    home = journal.path.parent
-    if result.folder and Path(result.folder).is_relative_to(home):
-        line["folder"] = Path(result.folder).relative_to(home).as_posix()  # the run's folder may be moved
+    home, place = journal.path.parent.absolute(), Path(result.folder).absolute()
+    if result.folder and place.is_relative_to(home):
+        line["folder"] = place.relative_to(home).as_posix()  # the run's folder may be moved
     return {**line, "summary": summary}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import engine
+from engine.collector import uncollected
 from engine.errors import BadInput
 from engine.runs import files
 from engine.runs.batch.conduct import stamp
@@ -85,8 +86,8 @@ class BatchPlan:
 
 
 def plan_batch(assets: Iterable[Asset], planner: Planner, store: Store, known: Known, folder: Path | None,
-               scratch: Path, kept_shapes: bool = True) -> BatchPlan:
-    """The plan of every asset. BadInput names the asset that cannot be made as it was put.
+               scratch: Path, kept_shapes: bool = True, where: str = "") -> BatchPlan:
+    """The plan of every asset. BadInput names the asset that cannot be made as it was put, behind ``where`` (the file).
 
     known : the journal of ``folder``, where the run's files are or will be; None: nothing was made yet
     scratch : an empty folder that may go afterwards; kept_shapes : shapes on the disk may be used
@@ -94,12 +95,13 @@ def plan_batch(assets: Iterable[Asset], planner: Planner, store: Store, known: K
     plan = BatchPlan()
     look = _Look(store)
     shapes: dict[Hashable, int | None] = {}
-    for asset in assets:
-        try:
-            keys, shape = _keys(asset.recipe, planner, store, look, shapes, plan, scratch, kept_shapes)
-        except BadInput as error:
-            raise BadInput(f"asset {asset.id}: {error.what}", error.fix) from error
-        plan.assets.append(_judged(asset.id, keys[0], keys[1], shape, known, folder))
+    with uncollected():
+        for asset in assets:
+            try:
+                keys, shape = _keys(asset.recipe, planner, store, look, shapes, plan, scratch, kept_shapes)
+            except BadInput as error:
+                raise BadInput(f"{where}asset {asset.id}: {error.what}", error.fix) from error
+            plan.assets.append(_judged(asset.id, keys[0], keys[1], shape, known, folder))
     return plan
 
 
@@ -211,13 +213,14 @@ class _Look:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = frozenset(store.keys())
-        self.metrics = cache(self._metrics)
+        self._read = cache(self._figures)
 
-    def _metrics(self, key: str, gated: bool) -> list[dict[str, Any]] | None:
+    def metrics(self, key: str, gated: bool) -> list[dict[str, Any]] | None:
         if key not in self._keys:
             return None
-        if not gated:
-            return []
+        return self._read(key) if gated else []
+
+    def _figures(self, key: str) -> list[dict[str, Any]] | None:
         try:  # unproven here: a run reads its hashes before it uses it
             told = json.loads((self._store.folder_of(key) / "manifest.json").read_text(encoding="utf-8"))
             return list(told["metrics"])

@@ -82,7 +82,8 @@ def run_batch(assets: Sequence[Any], planner: Planner, order: Order, executor: C
         journal = Journal(order.folder)
         store = Store.open(order.store)
         with contextlib.closing(journal), tempfile.TemporaryDirectory(prefix="maquette-plan-") as scratch:
-            plan = plan_batch(assets, planner, store, journal.known, order.folder, Path(scratch))
+            plan = plan_batch(assets, planner, store, journal.known, order.folder, Path(scratch),
+                              where=f"{order.path}: ")
             watcher.planned(plan)
             todo = [(asset, planned) for asset, planned in zip(assets, plan.assets, strict=True)
                     if planned.state != "finished"]

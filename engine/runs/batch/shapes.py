@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.job import Gate
 from engine.runs.keys import KEY_SCHEMA, attempt_key, canonical_json, params_json, seed_of
@@ -42,9 +42,9 @@ class Planned:
         return self.run.needed(self.goals)
 
 
-@dataclass(frozen=True)
-class StageKeys:
-    """A stage of one asset: its request, and the key of the attempt that is or would be first to be accepted.
+class StageKeys(NamedTuple):
+    """A stage of one asset: its request, and the key of the attempt that is or would be first to be accepted. A plan of
+    10,000 assets has 90,000 of them, and a tuple is made in a third of the time that a dataclass takes.
 
     found : "kept" in the store, "missing", or "refused" where all attempts lie there and no gate let one pass
     """
@@ -174,8 +174,10 @@ def _filled(gapped: _Gapped, texts: dict[str, str], before: dict[str | None, str
 
 
 def _spelled(value: Any) -> str:
-    """As canonical JSON spells it; texts, which are most, without a detour."""
-    return encode_basestring(value) if type(value) is str else canonical_json(value).decode()
+    """As canonical JSON spells it; texts and whole numbers, which are most, without a detour."""
+    if type(value) is str:
+        return encode_basestring(value)
+    return str(value) if type(value) is int else canonical_json(value).decode()
 
 
 def slow_keys(planned: Planned, metrics: Metrics) -> list[StageKeys]:
