@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = ("command", "toybox", "fields", "true_views", "models", "views", "guidance", "controls", "images",
-          "clips", "recipes", "image_to_mesh", "distillation")
+          "clips", "motion", "recipes", "image_to_mesh", "distillation")
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -58,6 +58,9 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
     if name == "clips":
         from benchmarks import bench_clips
         return bench_clips.rows
+    if name == "motion":
+        from benchmarks import bench_motion
+        return bench_motion.rows
     if name == "recipes":
         from benchmarks import bench_recipes
         return bench_recipes.rows

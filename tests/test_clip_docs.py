@@ -16,11 +16,12 @@ from engine.cli import main
 from engine.clips.encode import write_mp4
 from engine.clips.formats import FORMATS, named
 from engine.export.folder import changed_files, read_report
+from engine.models.sets import model_set
 from engine.toybox.motions import MOTIONS, pose
 
 PAGE = ROOT / "docs" / "clips.md"
 LINES = [line for block in blocks(PAGE, "sh") for line in block.splitlines() if line.strip()]
-DRAWN = ("--pipeline", "a knight in red armour", "a green robot", "maquette run")
+DRAWN = ("--pipeline", "zorb", "a knight in red armour", "a green robot", "maquette run")
 """In lines for which networks draw a picture of words, which no double stands for."""
 
 
@@ -34,6 +35,22 @@ def files(folder: Path, real: bool) -> None:
     save_png(folder / "hero.png", hero)
     write_mp4(folder / "dance.mp4", [np.round(f * 255).astype(np.uint8) for f in frames], 12)
     (folder / "dance.bvh").write_text(bvh_text([pose("dance", k / 24) for k in range(24)]))
+    if real:
+        zorb(folder / "zorb.safetensors")
+
+
+def zorb(path: Path) -> None:
+    """A LoRA of the built-in text to image, as `maquette train lora` writes it: small random updates."""
+    import torch
+
+    from engine.diffusion import lora_files
+    from engine.diffusion.lora import Lora
+    unet = model_set("builtin").load("text_to_image").unet
+    draw = torch.Generator().manual_seed(0)
+    layers = {name: m.weight.shape for name, m in unet.named_modules() if name.endswith(("attn1.to_q", "attn2.to_v"))}
+    pairs = {name: (torch.randn(2, shape[1], generator=draw) / shape[1] ** 0.5,
+                    0.01 * torch.randn(shape[0], 2, generator=draw)) for name, shape in layers.items()}
+    lora_files.save(Lora(pairs, dict.fromkeys(pairs, 2.0), {"token": "zorb"}), path)
 
 
 def run(line: str) -> Path:

@@ -307,3 +307,28 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
     decoding(monkeypatch, asked := [])
     assert run("--motion", "walk", "--frames", "3", "--formats", "mp4") == 0
     assert asked == [] and Path("out/clip.mp4").exists(), "what was animated stayed"
+
+
+# -- what travels with a recipe ----------------------------------------------------------------------------------------
+
+def test_adapters_lie_beside_the_recipe_of_any_stage(tmp_path: Path) -> None:
+    from engine.export.folder import _with_adapters
+    Path("mine").mkdir()
+    for name in ("zorb.safetensors", "ink.safetensors", "word.pt"):
+        (Path("mine") / name).write_bytes(name.encode())
+    mine = tmp_path / "mine"
+    recipe = make_recipe(pipeline="text_to_clip", prompt="a zorb", stages={"text_to_clip": {
+        "lora": [str(mine / "zorb.safetensors"), "local/kept", str(mine / "ink.safetensors")],
+        "lora_scale": [1.0, 0.5, 0.5], "embedding": str(mine / "word.pt")}, "clip_alpha": {"calm": 0.1}})
+    made, written = _with_adapters(recipe, {"input.png": "input"}, tmp_path / "out")
+    assert made.stages == {"text_to_clip": {"lora": ["lora.safetensors", "local/kept", "lora_2.safetensors"],
+                                            "lora_scale": [1.0, 0.5, 0.5], "embedding": "embedding.pt"},
+                           "clip_alpha": {"calm": 0.1}}
+    assert written == {"input.png": "input", "lora.safetensors": "lora", "lora_2.safetensors": "lora",
+                       "embedding.pt": "embedding"}
+    for copy, name in (("lora.safetensors", "zorb.safetensors"), ("lora_2.safetensors", "ink.safetensors"),
+                       ("embedding.pt", "word.pt")):
+        assert (tmp_path / "out" / copy).read_bytes() == name.encode()
+    assert recipe.stages["text_to_clip"]["embedding"] == str(mine / "word.pt"), "the recipe that was given stays"
+    again, same = _with_adapters(make_recipe(pipeline="text_to_clip", prompt="a mug"), {}, tmp_path / "out")
+    assert same == {} and again.stages == {}
