@@ -32,7 +32,7 @@ from engine.runs.plan import (
     resolve_params,
 )
 from engine.runs.store import Entry, Store
-from engine.runs.words import unknown
+from engine.runs.words import nearest, unknown
 
 T = TypeVar("T")
 
@@ -210,7 +210,8 @@ class Run:
                 self.emit(Event(kind, node.label, attempt.key, number, 1.0, outcome.seconds))  # type: ignore[arg-type]
                 return
             refused = [(gate, value) for gate, value, passed in attempt.gates if not passed]
-            reason = "; ".join(_explain(gate, value) for gate, value in refused)
+            measured = [one["name"] for one in attempt.entry.metrics]
+            reason = "; ".join(_explain(gate, value, measured) for gate, value in refused)
             self.emit(Event("refused", node.label, attempt.key, number, 1.0, outcome.seconds, reason))
             params = remedied(params, node.label, (gate for gate, _ in refused))
         self.emit(Event("failed", node.label, node.handle.key, node.attempts - 1, 1.0, outcome.seconds, reason))
@@ -277,9 +278,9 @@ class Run:
             raise Cancelled(f"stopped before {node.label}", "The same command goes on from what is finished")
 
 
-def _explain(gate: Gate, value: float | None) -> str:
+def _explain(gate: Gate, value: float | None, measured: Iterable[str]) -> str:
     if value is None:
-        return f"{gate.metric} was not measured"
+        return f"{gate.metric} was not measured ({nearest(gate.metric, measured).rstrip('.')})"
     bound = (f"below {gate.minimum:g}" if gate.minimum is not None and not value >= gate.minimum
              else f"above {gate.maximum:g}")
     return f"{gate.metric} {value:.4g} is {bound}" + (f" ({gate.explain})" if gate.explain else "")
