@@ -160,11 +160,11 @@ def occlusion(fine: Fine, faces: np.ndarray, vertices: np.ndarray, normals: np.n
 
     faces, vertices, normals, uvs : the coarse mesh; reach : how far walls count, as a share of the longest side.
     Rays are cast at a quarter of the size, where 16 texels share them, turned from texel to texel and then averaged
-    over neighbours of one chart; light in hollows is smooth, so the eye does not miss what lies between.
+    over neighbours; 0 rays: all is open; light in hollows is smooth, so the eye does not miss what lies between.
     """
     small = max(64, size // 4)
     where = sites(faces, uvs, small, str(fine.normals.device))
-    if not len(where.index):
+    if not len(where.index) or not rays:
         return np.ones((size, size), np.float32)
     points = at_sites(vertices, faces, where)
     way = functional.normalize(at_sites(normals, faces, where), dim=1)

@@ -7,8 +7,6 @@ the same move. Else the surface is unwrapped anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from engine.errors import RunFailed
@@ -16,23 +14,15 @@ from engine.meshes.measure import face_normals
 from engine.meshes.unwrap import unwrap, uv_figures
 
 
-@dataclass(frozen=True)
-class Moves:
-    """How charts go from the first set to the second: chart (v,) int64 of each vertex of the first level; moves
-    (charts, 2, 3) float64, uv2 = moves @ (u, v, 1)."""
-
-    chart: np.ndarray
-    moves: np.ndarray
-
-    def apply(self, uvs: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """uvs (w, 2) of a level whose vertices belong to the charts of the first level's vertices ``source`` (w,)."""
-        move = self.moves[self.chart[source]]
-        moved = np.einsum("nij,nj->ni", move[:, :, :2], uvs.astype(np.float64)) + move[:, :, 2]
-        return moved.clip(0, 1).astype(np.float32)
+def moved(uvs: np.ndarray, chart: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """(v, 2) float32: UVs (v, 2) of the first set in the second. chart : (v,) rows of moves (charts, 2, 3)"""
+    move = moves[chart]
+    made = np.einsum("nij,nj->ni", move[:, :, :2], uvs.astype(np.float64)) + move[:, :, 2]
+    return made.clip(0, 1).astype(np.float32)
 
 
-def charts_of(faces: np.ndarray, uvs: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each face's chart (f,) and each vertex's (v,): faces joined through edges whose ends have one place and one UV.
+def charts_of(faces: np.ndarray, uvs: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Each vertex's chart (v,) int64: faces joined through edges whose ends have one place and one UV.
 
     place : (v,) int, equal where vertices are one point
     """
@@ -46,18 +36,19 @@ def charts_of(faces: np.ndarray, uvs: np.ndarray, place: np.ndarray) -> tuple[np
     size = int(wedge.max(initial=-1)) + 1
     i, j = np.r_[corners[:, 0], corners[:, 1]], np.r_[corners[:, 1], corners[:, 2]]
     _, name = connected_components(coo_matrix((np.ones(len(i), bool), (i, j)), shape=(size, size)), directed=False)
-    return name[corners[:, 0]].astype(np.int64), name[wedge].astype(np.int64)
+    return np.asarray(name[wedge], np.int64)
 
 
-def packed_again(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, place: np.ndarray, size: int, padding: int
-                 ) -> Moves | None:
-    """Charts scaled to one density and packed into a light map of ``size`` pixels with ``padding`` pixels between them.
+def packed_again(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, chart: np.ndarray, size: int, padding: int
+                 ) -> np.ndarray | None:
+    """Charts scaled to one density and packed into a light map of ``size`` pixels with ``padding`` pixels between them:
+    moves (charts, 2, 3) float64, uv2 = moves[chart] @ (u, v, 1).
 
-    None where a chart overlaps itself or cannot be moved as a whole.
+    chart : (v,) each vertex's. None where a chart overlaps itself or cannot be moved as a whole.
     """
     import xatlas
-    face_chart, chart = charts_of(faces, uvs, place)
-    count = int(chart.max(initial=-1)) + 1
+    used, chart = np.unique(chart, return_inverse=True)
+    face_chart, count = chart[faces[:, 0]], len(used)
     solid = np.bincount(face_chart, np.linalg.norm(face_normals(vertices, faces), axis=1), count)
     a, b, c = (uvs[faces[:, k]].astype(np.float64) for k in range(3))
     flat = np.bincount(face_chart, np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]), count)
@@ -81,7 +72,7 @@ def packed_again(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, place
     border = padding / 2
     factor = (size - 2 * border) / max(atlas.width, atlas.height)
     target = (np.asarray(found, np.float64) * [atlas.width, atlas.height] * factor + border) / size
-    moves = np.zeros((count, 2, 3))
+    moves = np.zeros((int(used.max()) + 1, 2, 3))
     source = np.asarray(source, np.int64)
     order = np.argsort(chart[source], kind="stable")
     bounds = np.searchsorted(chart[source][order], np.arange(count + 1))
@@ -90,13 +81,12 @@ def packed_again(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, place
         if len(rows) < 3:
             return None
         here = np.concatenate([uvs[source[rows]].astype(np.float64), np.ones((len(rows), 1))], 1)
-        moves[k] = np.linalg.lstsq(here, target[rows], rcond=None)[0].T
-        if np.abs(here @ moves[k].T - target[rows]).max() > 0.2 / size:
+        move = moves[used[k]] = np.linalg.lstsq(here, target[rows], rcond=None)[0].T
+        if np.abs(here @ move.T - target[rows]).max() > 0.2 / size:
             return None
-    made = Moves(chart, moves)
     # The samples along charts' edges are left out; what overlaps for real is far above this.
-    again = made.apply(uvs, np.arange(len(uvs)))
-    return made if uv_figures(vertices, faces, again, size).overlap < 1e-4 else None
+    overlap = uv_figures(vertices, faces, moved(uvs, used[chart], moves), size).overlap
+    return moves if overlap < 1e-4 else None
 
 
 def unwrapped_again(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int

@@ -21,7 +21,7 @@ ON_PLANE = 1e-4
 
 @dataclass(frozen=True)
 class Plane:
-    """Points p with normal . p = offset; error : how unlike its mirror image the mesh is, a share of its longest side"""
+    """Points p with normal . p = offset; error : how unlike its mirror image the mesh is, as a share of its size."""
 
     normal: np.ndarray
     offset: float
@@ -84,7 +84,8 @@ def found(vertices: np.ndarray, faces: np.ndarray) -> Plane:
     fine = [measured(vertices, faces, rough[k].normal, rough[k].offset, refine=True) for k in sorted(order)]
     best = min(fine, key=lambda plane: plane.error)
     first = next(plane for plane in fine if plane.error <= 1.1 * best.error + 1e-4)
-    return first if first.normal[np.abs(first.normal).argmax()] > 0 else Plane(-first.normal, -first.offset, first.error)
+    forward = first.normal[np.abs(first.normal).argmax()] > 0
+    return first if forward else Plane(-first.normal, -first.offset, first.error)
 
 
 def symmetric(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, plane: Plane
