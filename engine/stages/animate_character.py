@@ -40,7 +40,7 @@ class AnimateCharacter(Params):
     QUALITY: ClassVar[dict[str, dict[str, Any]]] = {"draft": {"pace": 0.5}, "high": {"pace": 2.0}}
 
 
-@stage(version=1, roles=("reference_animation", "pose_estimation"))
+@stage(version=2, roles=("reference_animation", "pose_estimation"))
 def animate_character(picture: Picture, poses: Poses, p: AnimateCharacter, job: Job) -> Clip:
     """Draw the figure of ``picture`` (as ``frame_character`` frames it) in every pose (as ``retarget_poses`` puts them
     on it). Opaque frames, over white.

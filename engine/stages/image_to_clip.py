@@ -36,7 +36,7 @@ def roles(p: ImageToClip) -> tuple[str, ...]:
             *(("image_prompt",) if p.like_scale else ()))
 
 
-@stage(version=1, roles=roles)
+@stage(version=2, roles=roles)
 def image_to_clip(picture: Picture, p: ImageToClip, job: Job) -> Clip:
     """Draw a clip that begins with ``picture``; every frame is opaque, alpha is drawn over white. The frames have the
     size that the picture is drawn at (a warning says so where it is another).

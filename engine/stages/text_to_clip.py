@@ -29,7 +29,7 @@ class TextToClip(ClipDrawing):
         return value
 
 
-@stage(version=1, roles=clip_drawing.roles_of)
+@stage(version=2, roles=clip_drawing.roles_of)
 def text_to_clip(p: TextToClip, job: Job) -> Clip:
     """Draw a clip of the prompt; every frame is opaque.
 
