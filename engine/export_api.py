@@ -154,7 +154,7 @@ def export(source: str | Path, out: str | Path, profile_name: str = "godot", wis
     formats = formats_of(wanted, told.formats)
     check_tools(wanted, formats, told.compression)
     files.ensure_writable(folder, "the export", "--out")
-    plan = _planned(found, told, name, store, device, listeners)
+    plan = _planned(found, wanted, told, name, store, device, listeners)
     key = _key(plan.key, name, wanted, formats, told)
     from engine.export.bundle import place, profile_files, standing
     there = standing(folder, name, key)
@@ -203,7 +203,7 @@ class _Plan:
     run: Any
 
 
-def _planned(found: Source, told: Wishes, name: str, store: str | Path | None, device: str,
+def _planned(found: Source, wanted: Profile, told: Wishes, name: str, store: str | Path | None, device: str,
              listeners: Iterable[Listener]) -> _Plan:
     from engine.runs.keys import digest
     from engine.stages.open_asset import asset_digest
@@ -215,11 +215,12 @@ def _planned(found: Source, told: Wishes, name: str, store: str | Path | None, d
     from engine.runs.store import Store
     from engine.stages.finish_mesh import finish_mesh
     from engine.stages.open_asset import open_asset
-    run = Run(Store.open(store), None, overrides={"finish_mesh": dict(told.finish)}, device=device, listeners=listeners)
+    finish = {**dict(wanted.finish), **told.finish}
+    finish.setdefault("height_m", told.height_m or measured_height(found.path, told.up))
+    run = Run(Store.open(store), None, overrides={"finish_mesh": finish}, device=device, listeners=listeners)
     turned: dict[str, Any] = {"up": told.up} if told.up else {}
-    sized: dict[str, Any] = {"height_m": told.height_m} if told.height_m is not None else {}
     mesh = run(open_asset, path=str(found.path), digest=file_digest, about=found.prompt, **turned)
-    asset = run(finish_mesh, mesh, **sized)
+    asset = run(finish_mesh, mesh)
     run.check()
 
     def made() -> tuple[GameAsset, list[str]]:
@@ -229,6 +230,22 @@ def _planned(found: Source, told: Wishes, name: str, store: str | Path | None, d
         return replace(finished, papers={**_papers(found), **finished.papers}), said
 
     return _Plan(asset.key, made)
+
+
+def measured_height(path: Path, up: str | None = None) -> float:
+    """How tall a file's mesh is, in its own units; of something flat its longest side, as finishing measures it.
+
+    BadInput where the file cannot be used: that is known before anything runs.
+    """
+    from engine.meshes.foreign import open_foreign
+    file = open_foreign(path).file
+    used = file.vertices[file.faces.reshape(-1)]
+    size = used.max(0) - used.min(0)
+    tall = float(size[2 if up == "z" else 1])
+    measure = tall if tall > 1e-3 * float(size.max()) else float(size.max())
+    if not 1e-4 < measure < 1e5:
+        raise BadInput(f"{path} is {measure:.3g} tall: that is no size in metres", "Say how tall it is: --height 0.3")
+    return measure
 
 
 def _taken_as_it_is(found: Source, told: Wishes, name: str) -> tuple[GameAsset, list[str]]:

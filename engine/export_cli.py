@@ -52,6 +52,8 @@ def export(source: Annotated[Path, typer.Argument(help="A folder that make, fit,
     finish = dict(told.get("finish_mesh", {}))
     if triangles is not None:
         finish["triangles"] = triangles
+    if texture_size in (64, 128, 256, 512, 1024, 2048, 4096):
+        finish.setdefault("texture_size", texture_size)
     wishes = Wishes(None if formats is None else formats.split(","), name, height, up, as_is, compression, msft_lod,
                     texture_size, finish)
     with Terminal() as terminal:

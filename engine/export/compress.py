@@ -39,7 +39,7 @@ def way_of(asked: str) -> str:
         return "draco"
     lacking = {"draco": "Draco needs DracoPy", "meshopt": "meshopt needs gltf-transform"}.get(
         asked, "compressed geometry needs DracoPy or gltf-transform")
-    raise BadInput(f"{lacking}, which is not installed", MEND[0].upper() + MEND[1:])
+    raise BadInput(f"{lacking}, which is not installed", MEND)
 
 
 def compressed(data: bytes, asked: str = "auto") -> tuple[bytes, str]:
@@ -150,7 +150,7 @@ def meshopt(data: bytes) -> bytes:
     """EXT_meshopt_compression, quantized by gltf-transform at its level "high"."""
     command = _transform()
     if command is None:
-        raise BadInput("meshopt needs gltf-transform, which is not installed", MEND[0].upper() + MEND[1:])
+        raise BadInput("meshopt needs gltf-transform, which is not installed", MEND)
     with tempfile.TemporaryDirectory(prefix="maquette-web-") as place:
         source, target = Path(place) / "in.glb", Path(place) / "out.glb"
         source.write_bytes(data)

@@ -32,13 +32,13 @@ def blender_command() -> list[str]:
     told = os.environ.get("MAQUETTE_BPY")
     if told:
         if shutil.which(told) is None:
-            raise BadInput(f"MAQUETTE_BPY names {told}, which cannot be run", MEND[0].upper() + MEND[1:])
+            raise BadInput(f"MAQUETTE_BPY names {told}, which cannot be run", MEND)
         return _command(told)
     if (blender := shutil.which("blender")) is not None:
         return _command(blender)
     if importlib.util.find_spec("bpy") is not None:
         return [sys.executable, str(SCRIPT)]
-    raise BadInput("FBX needs Blender's module bpy, which is not installed", MEND[0].upper() + MEND[1:])
+    raise BadInput("FBX needs Blender's module bpy, which is not installed", MEND)
 
 
 def _command(program: str) -> list[str]:
@@ -70,9 +70,9 @@ def fbx_bytes(files: Mapping[str, bytes], document: str, lod_group: str = "", gr
             raise RunFailed(f"Blender took more than {SECONDS} s to write the FBX",
                             "Leave fbx out of --formats") from None
         except OSError as error:
-            raise BadInput(f"{command[0]} cannot be run: {error.strerror}", MEND[0].upper() + MEND[1:]) from error
+            raise BadInput(f"{command[0]} cannot be run: {error.strerror}", MEND) from error
         if done.returncode != 0 or not target.is_file():
             lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
             said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no word")
-            raise RunFailed(f"Blender could not write the FBX: {said.strip()[:200]}", MEND[0].upper() + MEND[1:])
+            raise RunFailed(f"Blender could not write the FBX: {said.strip()[:200]}", MEND)
         return target.read_bytes()

@@ -201,9 +201,10 @@ class _Looks:
 
     def _material(self, name: str, base: np.ndarray, normal: np.ndarray | None, orm: np.ndarray) -> dict[str, Any]:
         m = self.asset.material
+        first = self._texture(base, "base_color", f"{name}_base_color")
         shared = self._texture(orm, "orm", f"{name}_orm")
         told: dict[str, Any] = {"name": name, "pbrMetallicRoughness": {
-            "baseColorTexture": {"index": self._texture(base, "base_color", f"{name}_base_color")},
+            "baseColorTexture": {"index": first},
             "baseColorFactor": [1, 1, 1, 1], "metallicFactor": float(m.metallic),
             "roughnessFactor": float(m.roughness), "metallicRoughnessTexture": {"index": shared}},
             "occlusionTexture": {"index": shared}}

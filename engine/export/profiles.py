@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from engine.errors import BadInput
 from engine.runs.words import unknown
@@ -36,7 +36,7 @@ class Profile:
     normal_y : +1 where pictures that lie beside a file have OpenGL's green, -1 for DirectX's (GLB: always OpenGL's)
     clips : formats of clips beside the PNG frames (``engine.clips.formats``); None: the profile takes no clips
     triangles, vertices, texture, bytes : what ``maquette check`` warns above: of the first level, pixels, of a file
-    scale : units a metre
+    scale : units a metre; finish : what ``finish_mesh`` is told before the user's own wishes
     """
 
     name: str
@@ -57,6 +57,7 @@ class Profile:
     texture: int = 2048
     bytes: int = 50_000_000
     scale: float = 1.0
+    finish: tuple[tuple[str, Any], ...] = ()
 
     def lod_name(self, name: str, level: int, levels: int) -> str:
         """The node's name of a level: the asset's own where it is the only one, or the first of several files."""
@@ -83,7 +84,10 @@ PROFILES: dict[str, Profile] = {one.name: one for one in (
             largest=4096, clips=("prores",), triangles=500_000, vertices=500_000, texture=4096, bytes=500_000_000),
     Profile("print", "3-D printing: STL and 3MF in millimetres, Z up, closed or said not to be",
             formats=("stl", "3mf"), lods="first", colliders="none", largest=1024, clips=None, triangles=2_000_000,
-            vertices=2_000_000, texture=1024, bytes=200_000_000, scale=1000.0),
+            vertices=2_000_000, texture=1024, bytes=200_000_000, scale=1000.0,
+            # Pictures do not print: the shape itself is kept fine, and nothing is baked.
+            finish=(("triangles", 500_000), ("lods", [1.0]), ("colliders", "none"), ("normal_map", False),
+                    ("occlusion_rays", 0))),
 )}
 
 

@@ -120,6 +120,9 @@ def image_head(document: GltfDocument, index: int) -> tuple[str, int, int, int]:
     try:
         with _quiet(), Image.open(io.BytesIO(data)) as picture:
             return str(picture.format).lower(), picture.width, picture.height, len(data)
+    except Image.DecompressionBombError as error:  # Pillow's own limit, far above ours
+        told = "".join(c for c in str(error).partition("pixels")[0] if c.isdigit())
+        raise Damage("too_large", f"image {index} would unpack to {int(told or 0):,} pixels", where) from None
     except Exception as error:  # Pillow raises whatever the damage leads to
         raise Damage("bad_image", f"image {index} cannot be read ({type(error).__name__})", where) from error
 

@@ -113,7 +113,8 @@ def _lay_out(found: Foreign, scene: Scene, parts: list[Part], which: list[int], 
                                if k == look and part.uvs is not None]) for look in range(len(looks))]
     tiles: list[Any] = [tuple(srgb(tint)) if base is None else tinted(base, tint)[..., :3]
                         for base, tint in zip(bases, tints, strict=True)]
-    moved, found.file.texture = side_by_side(by_look, tiles)
+    joined, found.file.texture = side_by_side(by_look, tiles)
+    moved = np.split(joined, np.cumsum([len(one) for one in by_look])[:-1])
     taken, placed = [0] * len(looks), []
     for part, k in zip(parts, which, strict=True):
         placed.append(moved[k][taken[k]:taken[k] + len(part.vertices)])

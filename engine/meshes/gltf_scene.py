@@ -71,10 +71,11 @@ def read_scene(document: GltfDocument, most: int) -> Scene:
     read then. Other damage stands among the findings."""
     scene = Scene(document)
     try:
-        places = _places(document, scene)
-        told = {mesh: _declared(document, mesh) for mesh, _, _ in places}
-        scene.triangles = sum(told[mesh][0] for mesh, _, _ in places)
-        vertices = sum(told[mesh][1] for mesh, _, _ in places)
+        order, parents = _order(document)
+        meshes = [document.data["nodes"][i]["mesh"] for i in order if "mesh" in document.data["nodes"][i]]
+        told = {mesh: _declared(document, mesh) for mesh in set(meshes)}
+        scene.triangles = sum(told[mesh][0] for mesh in meshes)
+        vertices = sum(told[mesh][1] for mesh in meshes)
     except Damage as damage:
         document.findings.append(damage.finding)
         return scene
@@ -84,8 +85,13 @@ def read_scene(document: GltfDocument, most: int) -> Scene:
     if vertices > 4 * most:
         raise BadInput(f"{document.path} declares {vertices:,} vertices; the limit is {4 * most:,}",
                        "Simplify it first (Blender: the Decimate modifier)")
-    _say_extensions(document)
-    scene.looks = read_looks(document)
+    try:
+        places = _places(document, scene, order, parents)
+        _say_extensions(document)
+        scene.looks = read_looks(document)
+    except Damage as damage:
+        document.findings.append(damage.finding)
+        return scene
     if document.compression:
         document.say("info", "compressed",
                      f"its geometry is compressed ({document.compression}) and was not looked into")
@@ -107,8 +113,8 @@ def _say_extensions(document: GltfDocument) -> None:
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
-def _places(document: GltfDocument, scene: Scene) -> list[tuple[int, np.ndarray, str]]:
-    """(mesh, its node's world matrix, the node's name) of every node that the scene shows.
+def _order(document: GltfDocument) -> tuple[list[int], np.ndarray]:
+    """Every node that the scene shows, parents first, and each node's parent, -1 for none.
 
     Damage for cycles, and for a node with two parents (which would make more of a file than there is)."""
     nodes = document.items("nodes")
@@ -130,28 +136,34 @@ def _places(document: GltfDocument, scene: Scene) -> list[tuple[int, np.ndarray,
                 raise Damage("cycle", f"node {child} has two parents", place)
             parents[child] = i
             children[-1].append(child)
-    roots = _roots(document, parents)
-    found, waiting, seen = [], [(root, np.eye(4)) for root in reversed(roots)], 0
-    reached = np.zeros(len(nodes), bool)
-    while waiting:  # each node has one parent at the most and no root has any, so this ends
-        i, above = waiting.pop()
-        if reached[i]:
-            continue
-        reached[i], seen = True, seen + 1
-        node = nodes[i]
-        name = node.get("name") if isinstance(node.get("name"), str) else ""
-        own = _matrix(node, f"/nodes/{i}")
-        if not np.allclose(own[:3, :3] @ own[:3, :3].T, np.eye(3), atol=1e-4):
-            scene.scaled_nodes += 1
-        world = above @ own
-        scene.node_names.append(str(name))
-        if "mesh" in node:
-            document.item("meshes", node["mesh"], f"/nodes/{i}/mesh")
-            found.append((int(node["mesh"]), world, str(name)))
-        waiting += [(child, world) for child in reversed(children[i])]
     climbing = _in_cycle(parents)
     if climbing >= 0:
         raise Damage("cycle", f"node {climbing} is above itself", f"/nodes/{climbing}")
+    order, waiting = [], list(reversed(_roots(document, parents)))
+    while waiting:  # each node has one parent at the most and no root has any, so this ends
+        i = waiting.pop()
+        order.append(i)
+        if "mesh" in nodes[i]:
+            document.item("meshes", nodes[i]["mesh"], f"/nodes/{i}/mesh")
+        waiting += reversed(children[i])
+    return order, parents
+
+
+def _places(document: GltfDocument, scene: Scene, order: list[int], parents: np.ndarray
+            ) -> list[tuple[int, np.ndarray, str]]:
+    """(mesh, its node's world matrix, the node's name) of every node that shows a mesh."""
+    nodes, found = document.items("nodes"), []
+    world: dict[int, np.ndarray] = {}
+    for i in order:
+        node, above = nodes[i], world.get(int(parents[i]))
+        name = node.get("name") if isinstance(node.get("name"), str) else ""
+        own = _matrix(node, f"/nodes/{i}")
+        if ("scale" in node or "matrix" in node) and not np.allclose(own[:3, :3] @ own[:3, :3].T, np.eye(3), atol=1e-4):
+            scene.scaled_nodes += 1
+        world[i] = own if above is None else above @ own
+        scene.node_names.append(str(name))
+        if "mesh" in node:
+            found.append((int(node["mesh"]), world[i], str(name)))
     if not found:
         document.say("error", "no_mesh", "its scene shows no mesh")
     return found
