@@ -73,11 +73,12 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """"aim", "bar", "short" or "" by the row's own bars; smaller is better where the aim is below the first bar."""
+    """"aim", "bar", "short" or "" by the row's own bars; smaller is better where the row says "less", or where the aim
+    is below the first bar."""
     value, bar, aim = row["value"], row.get("first_bar"), row.get("aim")
     if not isinstance(bar, int | float):
         return ""
-    smaller = isinstance(aim, int | float) and aim < bar
+    smaller = row.get("less", isinstance(aim, int | float) and aim < bar)
 
     def reached(mark: float) -> bool:
         return value <= mark if smaller else value >= mark

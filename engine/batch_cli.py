@@ -181,7 +181,7 @@ def plan(recipe: RecipeFile, out: Annotated[Path | None, typer.Option("--out", h
                 {"id": a.id, "state": a.state, "why": a.why, "missing": a.missing, "goals": a.goals}
                 for a in planned.assets]}, indent=1, ensure_ascii=False))
         return
-    typer.echo(f"{batch.name}: {len(planned.assets)} assets of {recipe}")
+    typer.echo(f"{batch.name}: {len(planned.assets)} asset{'' if len(planned.assets) == 1 else 's'} of {recipe}")
     for state, words in (("run", "to make"), ("cached", "in the store, to be copied"), ("finished", "finished"),
                          ("refused", "refused by gates before, and again")):
         if counts[state]:

@@ -178,7 +178,9 @@ def test_a_machine_that_goes_away(machines: TwoMachines, tmp_path: Path) -> None
     busy(tmp_path, workers=2)
     machines.kill_second()
     told = ended(running)
-    assert told["counts"] == {"done": 8} and told["retried"] >= 1 and not told["stopped"]
+    # "cached" is an asset whose last stage was kept in the moment in which its worker's machine went away.
+    assert sum(told["counts"].values()) == 8 and set(told["counts"]) <= {"done", "cached"}
+    assert told["retried"] >= 1 and not told["stopped"]
     assert made(tmp_path) == locally(tmp_path / "local", assets)
     machines.add()
 

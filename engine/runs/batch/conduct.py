@@ -141,7 +141,7 @@ class Conductor:
             self._stop(f"the disk is full: {result.error}")
         elif allowed is not None and failed >= allowed and result.status not in WENT_WELL:
             self._stop("stopped at the first failure (--fail-fast)" if self.policy.fail_fast else
-                       f"stopped after {failed} failures; no more than {allowed} are allowed")
+                       f"stopped after {failed} failure{'s' if failed > 1 else ''} (max_failures is {allowed})")
         if len(self._first_words) < self.policy.alike:
             self._first_words.append("" if result.status in WENT_WELL else _alike(result))
             if (len(self._first_words) == self.policy.alike and self._first_words[0]
