@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -132,6 +133,7 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
     """Every maquette line of README.md in order, in one folder, with a picture and captures where it names its own."""
     from engine.artifacts import save_png
     from tests import scenes
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     views = scenes.views(16, 0, size=64)
     save_png(tmp_path / "my_mug.png", views.images[0])
     (tmp_path / "captures").mkdir()
