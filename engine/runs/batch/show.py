@@ -46,7 +46,8 @@ class BatchTerminal(Watcher):
         self._todo, self._began = len(plan.assets) - finished, time.monotonic()
         self._progress.update(self._bar, total=self._todo)
         kept = f", {finished} finished before" if finished else ""
-        self.console.print(Text(f"{len(plan.assets)} assets: {self._todo} to make{kept}"))
+        plural = "" if len(plan.assets) == 1 else "s"
+        self.console.print(Text(f"{len(plan.assets)} asset{plural}: {self._todo} to make{kept}"))
 
     def event(self, asset: str, event: dict[str, Any]) -> None:
         if event["kind"] in ("started", "progress"):
