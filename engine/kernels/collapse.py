@@ -192,7 +192,7 @@ def planned(net: Net, first: int, second: int):
         middle = (pa + pb) * half
         solid = wp.matrix_from_rows(wp.vec3d(m[0, 0], m[0, 1], m[0, 2]), wp.vec3d(m[1, 0], m[1, 1], m[1, 2]),
                                     wp.vec3d(m[2, 0], m[2, 1], m[2, 2]))
-        pull = wp.float64(1.0e-3) * (m[0, 0] + m[1, 1] + m[2, 2]) + wp.float64(1.0e-30)
+        pull = wp.float64(1.0e-6) * (m[0, 0] + m[1, 1] + m[2, 2]) + wp.float64(1.0e-30)
         right = wp.vec3d(m[0, 3], m[1, 3], m[2, 3])
         # Flat or straight surroundings leave the best place open; a weak pull to the middle settles it.
         held = solid + pull * wp.identity(n=3, dtype=wp.float64)
@@ -208,7 +208,7 @@ def planned(net: Net, first: int, second: int):
     if split:
         plan.cost += value(q1, plan.place, plan.uv1)
     weight = q0[0] + q0[5] + q0[9]
-    plan.cost += wp.float64(1.0e-7) * weight * wp.length_sq(pb - pa)  # of equals, the shorter edge
+    plan.cost += wp.float64(1.0e-10) * weight * wp.length_sq(pb - pa)  # of equals, the shorter edge
     plan.ok = 1
     return plan
 
@@ -221,14 +221,26 @@ def new_mark(net: Net):
 
 
 @wp.func
-def faces_at(net: Net, v: int):
-    count = int(0)
+def wedged_in(net: Net, v: int):
+    """Whether v is closed in by exactly three faces."""
+    m = new_mark(net)
+    faces = int(0)
+    neighbours = int(0)
     c = net.head[v]
     while c >= 0:
         if net.alive[c // 3] != 0:
-            count += 1
+            faces += 1
+            n, p = triangle(net, c)
+            u = net.corner_vertex[n]
+            if net.mark[u] != m:
+                net.mark[u] = m
+                neighbours += 1
+            u = net.corner_vertex[p]
+            if net.mark[u] != m:
+                net.mark[u] = m
+                neighbours += 1
         c = net.following[c]
-    return count
+    return faces == 3 and neighbours == 3
 
 
 @wp.func
@@ -262,8 +274,8 @@ def keeps_surface(net: Net, plan: Plan):
     if plan.faces == 2:
         if plan.o0 == plan.o1:
             return False
-        if faces_at(net, plan.o0) == 3 or faces_at(net, plan.o1) == 3:
-            return False
+        if wedged_in(net, plan.o0) and wedged_in(net, plan.o1):
+            return False  # a tetrahedron
     return True
 
 
