@@ -8,7 +8,8 @@ Two things are asked: does the figure keep the look that was taught, and does it
 - Look: overlap of the figure's colours with the taught pictures' (Bhattacharyya coefficient over hue and saturation,
   0 to 1), and whether CLIP finds a frame nearer to stills drawn with the LoRA or to stills of the base alone.
 - Movement: ``engine.training.motion_figures``: how much changes from frame to frame, and the cosine with each motion's
-  pattern, which is made here of true clips of the toybox.
+  pattern, which is made here of true clips of the toybox. And whether the taught figure moves as the base's does from
+  the same noise: the cosine of what changes in both, which says what carries over however well the base itself moves.
 
 All that is drawn or trained lies in a store of its own under scratch/: stopped, the same command goes on.
 """
@@ -40,7 +41,7 @@ WHO = {"base": f"a blue {KIND}", "taught": f"a {TOKEN} {KIND}"}
 
 # -- what is taught ----------------------------------------------------------------------------------------------------
 
-def character(folder: Path = SCRATCH / "pictures") -> Path:
+def character(folder: Path | None = None) -> Path:
     """Write the pictures of the character, cut out: eight views of it standing."""
     from PIL import Image
 
@@ -48,6 +49,7 @@ def character(folder: Path = SCRATCH / "pictures") -> Path:
     from engine.toybox import motions
     from engine.toybox.characters import CharacterSpec, build_character
     from engine.toybox.render import render
+    folder = folder or SCRATCH / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(PICTURES):
         scene = build_character(CharacterSpec(KIND, "grey", seed=5), motions.pose("idle", k / PICTURES))
@@ -132,7 +134,7 @@ class Drawn:
         return frames
 
 
-def patterns(figures: int = FIGURES) -> dict[str, np.ndarray]:
+def patterns(figures: int) -> dict[str, np.ndarray]:
     """Motion -> what changes over its cycle, of true clips; kept once they are made."""
     from engine.toybox.motions import MOTIONS
     from engine.training.clip_data import render_clip, sample_clip
@@ -182,10 +184,16 @@ def nearer(frames: np.ndarray, own: np.ndarray, others: np.ndarray) -> float:
     return float((each @ (a / np.linalg.norm(a)) > each @ (b / np.linalg.norm(b))).mean())
 
 
+def together(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Mean cosine, -1 to 1, of what changes over time in pairs of clips."""
+    from engine.training.motion_figures import changes, unit
+    return float(np.mean([(unit(changes(a)) * unit(changes(b))).sum() for a, b in zip(ones, others, strict=True)]))
+
+
 def rows(steps: int = STEPS, seeds: Sequence[int] = SEEDS) -> list[Row]:
     from engine.training.data import over
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    known, drawn = patterns(), Drawn(taught(steps))
+    known, drawn = patterns(FIGURES), Drawn(taught(steps))
     from PIL import Image
     shown = over(np.stack([np.asarray(Image.open(p)) for p in sorted((SCRATCH / "pictures").glob("*.png"))]))
     stills = {who: drawn.stills(who) for who in WHO}
@@ -216,6 +224,9 @@ def table(shown: np.ndarray, stills: Mapping[str, np.ndarray], clips: Mapping[st
     spins = {(who, how): of(f"{who} spin {how}", "spin") for who in WHO for how in ("without", "with")}
     unmoved = {who: of(f"{who} unmoved", "walk") for who in WHO}
     moves = {who: float(np.mean([walks[who]["magnitude"], waves[who]["magnitude"]])) for who in WHO}
+    alike = {(a, b): together(clips[f"taught {a}"], clips[f"base {b}"]) for a, b in (
+        ("walk", "walk"), ("wave", "wave"), ("unmoved", "unmoved"), ("spin with", "spin with"),
+        ("spin with", "spin without"))}
     count = f"{len(clips['taught walk'])} clips each, {FRAMES} frames of {SIZE} px, pace {PACE}"
     return [
         row("a taught look in clips: colours shared with the taught pictures", overlap(frames("taught"), shown), "",
@@ -226,7 +237,12 @@ def table(shown: np.ndarray, stills: Mapping[str, np.ndarray], clips: Mapping[st
             f"by CLIP; of clips of the base {100 * nearer(frames('base'), stills['taught'], stills['base']):.0f} %"),
         row("motion of a taught figure over the base's", moves["taught"] / moves["base"], "times", None, None,
             f"step from frame to frame where the figure is; walk and wave, {moves['taught']:.4f} and "
-            f"{moves['base']:.4f} of 1"),
+            f"{moves['base']:.4f} of 1; without motion modules, which is flicker, {unmoved['taught']['magnitude']:.4f}"
+            ),
+        row("a taught figure moves as the base's does from the same noise", alike["walk", "walk"], "cosine", None, None,
+            f"of what changes, walking; waving {alike['wave', 'wave']:.3f}; without motion modules "
+            f"{alike['unmoved', 'unmoved']:.3f}; with the MotionLoRA {alike['spin with', 'spin with']:.3f}, with it "
+            f"and the base without {alike['spin with', 'spin without']:.3f}"),
         row("a taught figure goes along with walking", walks["taught"]["cosine"], "cosine", None, None,
             f"base {walks['base']['cosine']:.3f}; without motion modules {unmoved['taught']['cosine']:.3f} and "
             f"{unmoved['base']['cosine']:.3f}; waving {waves['taught']['cosine']:.3f}, base "

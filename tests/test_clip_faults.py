@@ -19,7 +19,7 @@ from clip_helpers import Job, Set, cut_figure, figure, puppets, walking
 from PIL import Image
 from pose_helpers import bvh_text
 
-from engine.artifacts import load_png
+from engine.artifacts import load_png, save_png
 from engine.cli import main
 from engine.clip_api import plan_clip
 from engine.clip_artifacts import Clip
@@ -151,15 +151,14 @@ def test_poses_of_another_shape_and_of_several_people(capsys: pytest.CaptureFixt
     assert run("--poses", "two.json", "--person", "1") == 0
 
 
-@pytest.mark.parametrize("kind", ["mug", "chair"])
-def test_the_shipped_estimator_sees_no_figure_in_a_thing(kind: str, monkeypatch: pytest.MonkeyPatch,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_estimator_sees_no_figure_in_a_mug(monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
     from engine.clips.poses.view import camera_at
     from engine.toybox.render import render
     from engine.toybox.scene import build, sample_spec
-    spec = next(s for s in (sample_spec("train", i) for i in range(400)) if s.kind == kind)
+    spec = next(s for s in (sample_spec("train", i) for i in range(400)) if s.kind == "mug")
     rgba = render([build(spec)], [camera_at(30, 15, 3.0, 40, (128, 128))], 128).rgba[0]
-    Image.fromarray(np.asarray(rgba)).save("thing.png")
+    save_png(Path("thing.png"), np.asarray(rgba))
     estimator = model_set("builtin").load("pose_estimation")
     monkeypatch.setattr(Set, "load", lambda self, role, device: estimator if role == "pose_estimation" else
                         self.models[role])
