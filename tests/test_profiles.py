@@ -198,7 +198,8 @@ def test_obj_comes_back_bit_by_bit(asset: GameAsset, tmp_path: Path) -> None:
     assert np.abs(uv[loaded.faces] - lod.uvs[lod.faces]).max() < 1e-7
     assert np.abs(loaded.vertex_normals[loaded.faces] - lod.normals[lod.faces]).max() < 1e-6
     lines = (tmp_path / "Mug.mtl").read_text().splitlines()
-    assert "map_Kd textures/Mug_base_color.png" in lines and "norm textures/Mug_normal_dx.png" in lines
+    assert {"map_Kd textures/Mug_base_color.png", "norm textures/Mug_normal_dx.png",
+            "map_Bump -bm 1 textures/Mug_normal_dx.png"} <= set(lines)
     assert not any(line.startswith("Tr ") for line in lines)
     with Image.open(tmp_path / "textures/Mug_normal_dx.png") as turned:  # DirectX's green for Unreal
         green = np.asarray(turned, np.float32)[..., 1]

@@ -32,7 +32,8 @@ CANNOT = {
     "ply": ("pictures (vertices carry the base colour)", "light-map UVs", "tangents", "colliders", "papers"),
     "stl": ("UVs", "normals a vertex", "pictures", "colliders", "papers", "units"),
     "3mf": ("UVs", "normals a vertex", "pictures", "colliders"),
-    "fbx": ("metallic, roughness and occlusion as pictures", "papers", "emissive factor where there is no picture"),
+    "fbx": ("metallic and roughness as pictures (one number each)", "occlusion", "papers",
+            "emissive factor where there is no picture"),
     "usdc": ("tangents",), "usdz": ("tangents",)}
 """What stays behind in each format; the manifest says it, and the pictures lie beside the file."""
 
@@ -112,10 +113,10 @@ def contents(asset: GameAsset, wanted: Profile, msft_lod: bool = False) -> list[
     inside = solids if wanted.colliders == "inside" else []
     group = asset.name if wanted.lod_group and len(levels) > 1 else ""
     if wanted.lods == "nodes" or msft_lod:
-        found = [(asset.name, Content(asset.name, levels, inside, group, msft_lod))]
+        found = [(asset.name, Content(wanted.scene.format(name=asset.name), levels, inside, group, msft_lod))]
     else:
-        found = [(asset.name, Content(asset.name, levels[:1], inside))]
-        found += [(name, Content(name, [(name, lod)])) for name, lod in levels[1:]]
+        found = [(asset.name, Content(wanted.scene.format(name=asset.name), levels[:1], inside))]
+        found += [(name, Content(wanted.scene.format(name=name), [(name, lod)])) for name, lod in levels[1:]]
     if wanted.colliders == "file" and solids:
         found.append((f"{asset.name}_colliders", Content(f"{asset.name}_colliders", [], solids)))
     return found
@@ -185,7 +186,8 @@ def _fbx(bundle: Bundle, asset: GameAsset, pictures: Pictures) -> None:
     group = asset.name if len(levels) > 1 else ""
     content = Content(asset.name, levels, solids if wanted.colliders != "none" else [], group)
     made = separate(gltf_file(asset, content, pictures), "scene", FOLDER)
-    data = fbx_bytes(made, "scene.gltf", group, "LodGroup" if wanted.name == "unreal" and group else "", FOLDER)
+    data = fbx_bytes(made, "scene.gltf", group, "LodGroup" if wanted.name == "unreal" and group else "", FOLDER,
+                     (asset.material.flat_metallic, asset.material.flat_roughness))
     bundle.add({f"{asset.name}.fbx": data, **{path: data for path, data in made.items() if path.startswith(FOLDER)}})
 
 

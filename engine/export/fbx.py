@@ -48,9 +48,10 @@ def _command(program: str) -> list[str]:
 
 
 def fbx_bytes(files: Mapping[str, bytes], document: str, lod_group: str = "", group_type: str = "",
-              folder: str = "textures") -> bytes:
+              folder: str = "textures", shine: tuple[float, float] = (0.0, 0.7)) -> bytes:
     """A glTF (path -> bytes; ``document`` is the .gltf among them) as FBX that names its pictures as they lie there.
 
+    shine : metallic and roughness as one number each: FBX holds no pictures of them
     lod_group : name of an empty node above the levels, "" for none; group_type : "LodGroup" makes it one for Unreal
     RunFailed where Blender fails.
     """
@@ -62,7 +63,7 @@ def fbx_bytes(files: Mapping[str, bytes], document: str, lod_group: str = "", gr
             (root / path).write_bytes(data)
         target = root / "out.fbx"
         told: dict[str, Any] = {"source": str(root / document), "target": str(target), "group": lod_group,
-                                "group_type": group_type, "folder": folder}
+                                "group_type": group_type, "folder": folder, "shine": list(shine)}
         try:
             done = subprocess.run([*command, json.dumps(told)], capture_output=True, text=True, timeout=SECONDS,
                                   check=False, cwd=root)

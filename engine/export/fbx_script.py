@@ -22,6 +22,8 @@ def convert(told: dict) -> None:  # type: ignore[type-arg]
             bpy.context.scene.collection.objects.link(group)
         if told["group_type"]:
             group["fbx_type"] = told["group_type"]
+    for material in bpy.data.materials:
+        _flatten(material, *told["shine"])
     _name_relatively(told["folder"])
     folder = Path(told["source"]).parent
     for image in bpy.data.images:
@@ -33,6 +35,17 @@ def convert(told: dict) -> None:  # type: ignore[type-arg]
         mesh_smooth_type="OFF", use_tspace=True, use_custom_props=True, add_leaf_bones=False, bake_anim=False,
         apply_scale_options="FBX_SCALE_ALL", bake_space_transform=True, axis_forward="-Z", axis_up="Y",
         use_triangles=False)
+
+
+def _flatten(material, metallic: float, roughness: float) -> None:  # type: ignore[no-untyped-def]
+    """One number each for metallic and roughness: the exporter leaves linked ones at Blender's defaults."""
+    for node in material.node_tree.nodes if material.use_nodes else ():
+        if node.type == "BSDF_PRINCIPLED":
+            for name, value in (("Metallic", metallic), ("Roughness", roughness)):
+                socket = node.inputs[name]
+                for link in list(socket.links):
+                    material.node_tree.links.remove(link)
+                socket.default_value = value
 
 
 def _name_relatively(folder: str) -> None:

@@ -88,7 +88,8 @@ def _mtl(name: str, asset: GameAsset, base: np.ndarray, normal: np.ndarray | Non
                 placed[id(orm), what] = known
             lines += [f"{word} {known}"]
     if normal is not None:
-        lines += [f"norm {put(normal, 'normal', pictures.word('normal'))}"]
+        map_ = put(normal, "normal", pictures.word("normal"))
+        lines += [f"norm {map_}", f"map_Bump -bm 1 {map_}"]  # the standard's word, and the one that Blender reads
     if m.emissive is not None:
         lines += [f"map_Ke {put(m.emissive, 'emissive', 'emissive')}"]
     return lines

@@ -27,6 +27,7 @@ class Profile:
     """formats : what is written without ``--formats``; of FORMATS
     lods : "nodes": all levels in one file; "files": the first in the file, each other in one of its own; "first": no
         other levels
+    scene : the scene's name; Godot makes a node of it, which may not be called as the mesh is
     lod_group : an empty node above the levels, as Unity wants
     colliders : "inside" the file, in a "file" of their own, or "none"
     collider : their names; {name}, {number}
@@ -43,6 +44,7 @@ class Profile:
     what: str
     formats: tuple[str, ...] = ("glb",)
     lods: Literal["nodes", "files", "first"] = "nodes"
+    scene: str = "{name}"
     lod_group: bool = False
     colliders: Literal["inside", "file", "none"] = "inside"
     collider: str = "{name}_col{number:02d}"
@@ -76,7 +78,7 @@ PROFILES: dict[str, Profile] = {one.name: one for one in (
     Profile("unreal", "Unreal Engine: UCX_ colliders inside, each level in its own file, plain glTF",
             lods="files", collider="UCX_{name}_{number:02d}", normal_y=-1, clips=("sheet",), triangles=100_000),
     Profile("godot", "Godot 3 and 4: -convcolonly colliders inside, each level in its own file",
-            lods="files", collider="{name}_col{number:02d}-convcolonly", clips=("ogv", "sheet")),
+            lods="files", scene="{name}_scene", collider="{name}_col{number:02d}-convcolonly", clips=("ogv", "sheet")),
     Profile("web", "browsers (three.js, Babylon.js, model-viewer): WebP pictures, compressed geometry, no colliders",
             lods="files", colliders="none", picture="webp", largest=1024, compression=True,
             clips=("vp9", "mp4", "webp"), triangles=30_000, texture=1024, bytes=5_000_000),
