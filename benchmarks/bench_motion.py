@@ -142,7 +142,7 @@ def patterns(figures: int) -> dict[str, np.ndarray]:
     from engine.training.motion_figures import changes, unit
     path = SCRATCH / f"patterns_{figures}.npz"
     if not path.exists():
-        found = {}
+        found: dict[str, Any] = {}
         for motion in MOTIONS:
             clips = [replace(sample_clip("train", 100 + i), motion=motion, speed=1, amplitude=1.0)
                      for i in range(figures)]
