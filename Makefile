@@ -4,6 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := tests/tools/node_modules/.ready
+BPY   := .venv-bpy/.ready
 OUT   ?= out/demo
 PROMPT ?= a red mug
 # The first interpreter on the path that is new enough and not too new.
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 help:
 	@echo "make demo        a textured mesh, a turntable and a report from a prompt (PROMPT='a red mug' OUT=out/demo)"
 	@echo "make test        the tests (a few minutes)      make test-slow   the long ones"
-	@echo "make test-tools  the files under other programs: the Khronos glTF validator (needs Node)"
+	@echo "make test-tools  the files under other programs: Khronos' validator, three.js (need Node), Blender, Godot"
 	@echo "make lint        ruff and mypy                  make fmt         put imports and layout in order"
 	@echo "make bench       measure everything, print the table, write benchmarks/results.json"
 
@@ -47,7 +48,13 @@ $(TOOLS): tests/tools/package.json
 	npm install --prefix tests/tools --no-audit --no-fund --loglevel=error
 	@touch $(TOOLS)
 
-test-tools: $(READY) $(TOOLS)
+# Blender's module in an environment of its own, where its wheel and Python 3.11 are to be had; tests skip without.
+$(BPY):
+	@mkdir -p .venv-bpy && touch $(BPY)
+	@py=$$(command -v python3.11) && $$py -m venv .venv-bpy && .venv-bpy/bin/python -m pip install --quiet --quiet \
+		'bpy==4.5.15' 'numpy<2' || { echo "no Blender module here: its tests are skipped"; rm -f .venv-bpy/bin/python; }
+
+test-tools: $(READY) $(TOOLS) $(BPY)
 	$(BIN)/python -m pytest -q -m tools
 
 lint: $(READY)

@@ -191,6 +191,19 @@ def load_mesh_case() -> Any:
                          quiet_job("load_mesh"))
 
 
+def open_asset_case() -> Any:
+    from engine.export.gltf import Content, glb, gltf_file
+    from engine.export.pictures import Pictures
+    from engine.stages.open_asset import OpenAsset, open_asset
+    from tests.export_helpers import small_asset
+    asset = small_asset(levels=1)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "mug.glb"
+        content = Content("Mug", [("Mug", asset.lods[0])], [("UCX_Mug_00", asset.colliders[0])])
+        path.write_bytes(glb(gltf_file(asset, content, Pictures())))
+        return open_asset(OpenAsset(path=str(path)), quiet_job("open_asset"))
+
+
 def distill_field_case() -> Any:
     from engine.stages.distill_field import DistillField, distill_field
     from tests.distilling import FIELD, ball_field, disc_views
@@ -226,6 +239,7 @@ def cases() -> dict[str, Case]:
     from engine.stages.load_mesh import load_mesh
     from engine.stages.load_picture import load_picture
     from engine.stages.load_views import load_views
+    from engine.stages.open_asset import open_asset
     from engine.stages.paint_mesh import paint_mesh
     from engine.stages.refine_mesh import refine_mesh
     from engine.stages.render_turntable import render_turntable
@@ -245,6 +259,7 @@ def cases() -> dict[str, Case]:
             "paint_mesh": Case(paint_mesh, paint_mesh_case, OF_MESHES),
             "image_to_views": Case(image_to_views, image_to_views_case),
             "load_mesh": Case(load_mesh, load_mesh_case, OF_MESHES),
+            "open_asset": Case(open_asset, open_asset_case, OF_MESHES),
             "distill_field": Case(distill_field, distill_field_case, 0.1),
             "refine_mesh": Case(refine_mesh, refine_mesh_case, 0.1),
             "retexture": Case(retexture, retexture_case, 0.1),
