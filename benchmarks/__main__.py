@@ -64,6 +64,9 @@ def group(name: str, objects: int) -> Callable[[], list[dict[str, Any]]]:
     if name == "recipes":
         from benchmarks import bench_recipes
         return bench_recipes.rows
+    if name == "finish":
+        from benchmarks import bench_finish
+        return bench_finish.rows
     if name == "images":
         from benchmarks import bench_images
         return bench_images.rows

@@ -175,6 +175,12 @@ def export_mesh_case() -> Any:
     return export_mesh(textured(), ExportMesh(height_m=0.5, formats=("glb", "obj", "ply")), quiet_job("export_mesh"))
 
 
+def finish_mesh_case() -> Any:
+    from engine.stages.finish_mesh import FinishMesh, finish_mesh
+    return finish_mesh(textured(), FinishMesh(triangles=600, texture_size=64, occlusion_rays=8, lods=(1.0, 0.5),
+                                              lightmap=True, lightmap_size=64), quiet_job("finish_mesh"))
+
+
 def render_turntable_case() -> Any:
     from engine.stages.render_turntable import RenderTurntable, render_turntable
     return render_turntable(textured(), RenderTurntable(frames=2, size=64, gif_size=32, sheet_size=32),
@@ -234,6 +240,7 @@ def cases() -> dict[str, Case]:
     from engine.stages.estimate_elevation import estimate_elevation
     from engine.stages.export_mesh import export_mesh
     from engine.stages.extract_mesh import extract_mesh
+    from engine.stages.finish_mesh import finish_mesh
     from engine.stages.fit_field import fit_field
     from engine.stages.image_to_views import image_to_views
     from engine.stages.load_mesh import load_mesh
@@ -267,6 +274,7 @@ def cases() -> dict[str, Case]:
             "extract_mesh": Case(extract_mesh, extract_mesh_case, OF_MESHES),
             "texture_mesh": Case(texture_mesh, textured, OF_MESHES),
             "export_mesh": Case(export_mesh, export_mesh_case, OF_MESHES),
+            "finish_mesh": Case(finish_mesh, finish_mesh_case, OF_MESHES),
             "render_turntable": Case(render_turntable, render_turntable_case, OF_MESHES)}
 
 

@@ -1,7 +1,7 @@
 """MikkTSpace: worked by hand, and against the tangents that Mikkelsen's own algorithm gave.
 
-tests/mikktspace.json holds five small meshes with the output of the npm package mikktspace 1.1.1 (mikktspace.c by way of
-Rust and WebAssembly), its last number turned over as glTF's upside-down v demands.
+tests/mikktspace.json holds five small meshes with the output of the npm package mikktspace 1.1.1 (mikktspace.c by way
+of Rust and WebAssembly), its last number turned over as glTF's upside-down v demands.
 """
 
 from __future__ import annotations

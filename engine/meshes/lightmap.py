@@ -62,7 +62,7 @@ def packed_again(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, chart
     given = (uvs - low[chart]) * scale[chart, None] / side
     atlas = xatlas.Atlas()
     atlas.add_uv_mesh(np.ascontiguousarray(given, np.float32), np.ascontiguousarray(faces, np.uint32),
-                      np.ascontiguousarray(face_chart, np.uint32))
+                      np.ascontiguousarray(face_chart[:, None], np.uint32))
     options = xatlas.PackOptions()
     options.resolution, options.padding, options.bilinear = size, int(np.ceil(padding * 1.35)), True
     atlas.generate(xatlas.ChartOptions(), options)

@@ -75,10 +75,11 @@ def measured(vertices: np.ndarray, faces: np.ndarray, normal: np.ndarray, offset
 
 
 def found(vertices: np.ndarray, faces: np.ndarray) -> Plane:
-    """The best plane near one of the three axes through the centre or a principal direction of the surface. Of planes
-    that fit about equally well the one across x is taken: the asset's left is its right."""
+    """The best upright plane: across x, across z, or across a principal direction of the surface that lies about level.
+    Of planes that fit about equally well the one across x is taken: the asset's left is its right."""
     points = sample_surface(vertices, faces, SAMPLES)
-    axes = [np.eye(3)[0], np.eye(3)[2], np.eye(3)[1], *np.linalg.eigh(np.cov(points.T))[1].T]
+    own = np.linalg.eigh(np.cov(points.T))[1].T
+    axes = [np.eye(3)[0], np.eye(3)[2], *(axis for axis in own if abs(axis[1]) < 0.7)]
     rough = [measured(vertices, faces, axis) for axis in axes]
     order = np.argsort([plane.error + 1e-3 * k for k, plane in enumerate(rough)])[:2]
     fine = [measured(vertices, faces, rough[k].normal, rough[k].offset, refine=True) for k in sorted(order)]

@@ -201,7 +201,7 @@ def _first_level(base: Ground, p: FinishMesh, size: int, job: Job) -> First:
     """The first level, with the texture that is there or a new one; says why not."""
     from engine.meshes import finish
     from engine.meshes.quads import halves, quad_mesh
-    why = "quadrilaterals have no texture" if p.quads else finish.lack_of_uvs(base)
+    why = "quadrilaterals have no texture" if p.quads else "" if p.uvs == "make" else finish.lack_of_uvs(base)
     if p.uvs == "keep" and why:
         raise BadInput(f"the mesh's texture cannot be kept: {why}", "--set finish_mesh.uvs=auto makes a new one")
     if p.uvs != "make" and not why:
@@ -246,12 +246,14 @@ def _figures(lods: list[Lod], size: int, along: float, p: FinishMesh, job: Job) 
     from engine.meshes.unwrap import uv_figures
     first = lods[0]
     found = topology(welded(first.vertices)[0][first.faces])
-    flat = uv_figures(first.vertices, first.faces, first.uvs, size)
+    sampled = min(size, 512)
+    flat = uv_figures(first.vertices, first.faces, first.uvs, sampled)
     figures = {
         "triangles": (float(first.triangles), ""), "vertices": (float(len(first.vertices)), ""),
         "watertight": (float(found.watertight), ""), "manifold": (float(found.manifold), ""),
         "components": (float(found.components), ""), "uv_overlap": (flat.overlap, "share of used texels"),
-        "uv_used": (flat.used, "share of the texture"), "texel_density": (flat.texels_per_unit, "texels/m"),
+        "uv_used": (flat.used, "share of the texture"),
+        "texel_density": (flat.texels_per_unit * size / sampled, "texels/m"),
         "uv_stretch": (flat.stretch, "95th/5th"), "texture_size": (float(size), "pixels"),
         "found_along_normals": (along, "share of texels")}
     if p.lightmap and first.lightmap_uvs is not None:
