@@ -185,13 +185,16 @@ def kill_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
     def words(name: str) -> list[str]:
         return ["run", str(path), "--store", str(root / f"{name}-store"), "--out", str(root / name), "--threads", "1"]
     whole = timed(words("straight"))
+    told = json.loads((root / "straight" / "manifest.json").read_text())
+    start = whole - sum(stage["seconds"] for asset in told["assets"] for stage in asset["stages"])
     rng, killed = random.Random(11), 0
+    longest = start + 2 * (whole - start) / (sizes.kills + 5)  # so that there is work left for the last kill
     kept: dict[str, tuple[int, int]] = {}
     rewritten = set()
     for _ in range(sizes.kills):
         process = subprocess.Popen(command(words("killed")), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(1.0, max(2.0, whole / 3)))
+        time.sleep(rng.uniform(1.0, longest))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -202,8 +205,10 @@ def kill_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
     timed(words("killed"))
     now = _stamps(root / "killed-store")
     rewritten |= {key for key in kept if now.get(key) != kept[key]}
-    told = [_bytes(root / f"{name}-store", root / name) for name in ("straight", "killed")]
-    differ = sum(told[0].get(name) != told[1].get(name) for name in told[0].keys() | told[1].keys())
+    if now.keys() != _stamps(root / "straight-store").keys():
+        raise RuntimeError("the two runs have other keys: weights or versions were changed in the meantime. Again")
+    made = [_bytes(root / f"{name}-store", root / name) for name in ("straight", "killed")]
+    differ = sum(made[0].get(name) != made[1].get(name) for name in made[0].keys() | made[1].keys())
     done: Counter[tuple[str, str]] = Counter()
     for line in (root / "killed" / "events.jsonl").read_text().splitlines():
         try:
@@ -214,7 +219,7 @@ def kill_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
             done[event["asset"], event["label"]] += 1
     twice = sum(count - 1 for count in done.values())
     return [less(row("files that differ after kill -9 and resume", differ, "files", 0, None,
-                     f"{len(told[0])} files of results and assets; killed {killed} times of {sizes.kills}")),
+                     f"{len(made[0])} files of results and assets; killed {killed} times of {sizes.kills}")),
             less(row("finished stages that ran twice", max(twice, len(rewritten)), "stages", 0, None,
                      f"{len(kept)} results were there before the last start"))]
 

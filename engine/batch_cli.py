@@ -127,6 +127,10 @@ class BatchJob:
             named = {asset.id: asset.export_name for asset in self.assets} if export.name != "{id}" else None
             ended.notes += write_results(self.out, ended.manifest, names=named, gallery=export.gallery,
                                          sheets=export.sheets, overwrite=order.overwrite)
+        if export.profiles and not self.until:
+            from engine.export_api import export_run
+            ended.notes += export_run(self.out, ended.manifest, export.profiles, store=self.store, device=self.device,
+                                      overwrite=order.overwrite)
         if self.until and offer_picks(self.out / "picks.toml", (asset.id for asset in self.assets)):
             ended.notes.append(f"look at assets/*/candidates, fill in {self.out / 'picks.toml'}, then run again with "
                                f"--picks and without --until")
@@ -249,6 +253,8 @@ def gc(store: StorePlace = None,
         typer.echo(f"  forgotten: {name}")
     typer.echo(f"{len(found.keys)} results that no run keeps, {size(found.bytes)}; "
                f"{found.kept} stay, {size(found.kept_bytes)}")
+    for stage, (count, held) in found.stages.items():
+        typer.echo(f"  {stage}: {count}, {size(held)}")
     if not yes:
         if found.keys:
             typer.echo("nothing was removed; --yes removes them")

@@ -145,7 +145,8 @@ def test_gc_and_verify_say_before_they_do(tmp_path: Path, capsys: pytest.Capture
     assert command("verify", "--store", store.root) == 0 and "2 of 2 results" in capsys.readouterr().out
     store.add_root("kept", {"keys": [stages[1]["key"]]})
     assert command("gc", "--store", store.root) == 0
-    assert "1 results that no run keeps" in capsys.readouterr().out and len(list(store.keys())) == 2
+    told = capsys.readouterr()
+    assert "1 results that no run keeps" in told.out and "\n  export: 1, " in told.out and len(list(store.keys())) == 2
     assert command("gc", "--store", store.root, "--yes") == 0
     assert list(store.keys()) == [stages[1]["key"]]
     assert command("gc", "--store", store.root, "--forget", "k*", "--yes") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.runs.store import Store
 class Rubbish:
     """What ``gc`` would remove: keys that no root but the ``forgotten`` ones lists, and their bytes.
 
+    stages : stage -> (results, bytes) of it
     kept, kept_bytes : what stays
     """
 
@@ -22,6 +24,7 @@ class Rubbish:
     kept: int
     kept_bytes: int
     forgotten: tuple[str, ...]
+    stages: dict[str, tuple[int, int]]
 
 
 def rubbish(store: Store, forget: tuple[str, ...] = ()) -> Rubbish:
@@ -32,8 +35,13 @@ def rubbish(store: Store, forget: tuple[str, ...] = ()) -> Rubbish:
     kept = list(store.keys())
     sizes = {key: _bytes(store.folder_of(key)) for key in kept}
     doomed = tuple(key for key in sizes if key not in keep)
+    stages: dict[str, tuple[int, int]] = {}
+    for key in doomed:
+        name = _stage(store, key)
+        count, size = stages.get(name, (0, 0))
+        stages[name] = count + 1, size + sizes[key]
     return Rubbish(doomed, sum(sizes[key] for key in doomed), len(sizes) - len(doomed),
-                   sum(size for key, size in sizes.items() if key in keep), gone)
+                   sum(size for key, size in sizes.items() if key in keep), gone, dict(sorted(stages.items())))
 
 
 def clean(store: Store, found: Rubbish) -> list[str]:
@@ -53,6 +61,14 @@ def damaged(store: Store, progress: Callable[[int, int], None] = lambda done, of
             found[key] = reason
         progress(number, len(keys))
     return found
+
+
+def _stage(store: Store, key: str) -> str:
+    try:
+        told = json.loads((store.folder_of(key) / "manifest.json").read_text(encoding="utf-8"))
+        return str(told["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged"
 
 
 def _bytes(folder: Path) -> int:
