@@ -167,6 +167,31 @@ def export(source: str | Path, out: str | Path, profile_name: str = "godot", wis
     return Exported(folder, bundle.manifest, written, bundle.notes, False, time.monotonic() - began)
 
 
+def export_run(folder: Path, manifest: Mapping[str, Any], profiles: Iterable[str], *, store: str | Path | None = None,
+               device: str = "auto", overwrite: bool = False) -> list[str]:
+    """Write every finished asset of a run's folder for each profile into exports/PROFILE/ID -> one line each on where
+    they are, and on what could not be written: one asset's trouble is no other's."""
+    from engine.errors import MaquetteError
+    from engine.export.gallery import placed
+    said = []
+    for name in profiles:
+        done, trouble = 0, []
+        for told in manifest["assets"]:
+            own = placed(folder, told) if told["status"] in ("done", "cached") else None
+            if not own:
+                continue
+            try:
+                export(folder / own, folder / "exports" / name / told["id"], name, Wishes(name=file_name(told["id"])),
+                       overwrite=overwrite, store=store, device=device)
+                done += 1
+            except MaquetteError as error:
+                if error.exit_code == 130:  # the user stopped it
+                    raise
+                trouble.append(f"{told['id']} was not exported for {name}: {error}")
+        said += [*([f"for {name}: {done} assets in {folder / 'exports' / name}"] if done else []), *trouble]
+    return said
+
+
 def check_tools(wanted: Profile, formats: Sequence[str], compression: str) -> None:
     """BadInput where a format needs what is not installed: known before the work."""
     if wanted.compression and "glb" in formats:

@@ -153,3 +153,26 @@ def test_names_that_every_engine_takes(tmp_path: Path) -> None:
     (tmp_path / "two.glb").write_bytes(b"")
     with pytest.raises(BadInput, match="holds many assets"):
         find_source(tmp_path)
+
+
+def test_a_run_of_many_is_written_for_its_engines(made: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from engine.export_api import export_run
+    from engine.recipes.batch import load_batch
+    (tmp_path / "kit.toml").write_text('format = 1\npipeline = "text_to_mesh"\nprompt = "a mug"\n[export]\nprofiles = '
+                                       '["godot", "blender", "godot"]\n[[asset]]\nid = "a"\n', encoding="utf-8")
+    assert load_batch(tmp_path / "kit.toml").export.profiles == ("godot", "blender")
+    (tmp_path / "kit.toml").write_text('format = 1\n[export]\nprofiles = ["gadot"]\n', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"export.profiles\[1\]"):
+        load_batch(tmp_path / "kit.toml")
+    run_folder = tmp_path / "run"
+    clip(run_folder / "assets" / "knight")
+    shutil.copytree(run_folder / "assets" / "knight", run_folder / "assets" / "torn")
+    (run_folder / "assets" / "torn" / "frames" / "00003.png").unlink()
+    manifest = {"assets": [{"id": name, "status": status, "folder": f"assets/{name}", "files": []}
+                           for name, status in (("knight", "done"), ("torn", "cached"), ("late", "waiting"))]}
+    said = export_run(run_folder, manifest, ("godot",), store=tmp_path / "store", device="cpu")
+    assert said[0] == f"for godot: 1 assets in {run_folder / 'exports' / 'godot'}" and len(said) == 2
+    assert said[1].startswith("torn was not exported for godot: frames are missing")
+    assert (run_folder / "exports/godot/knight/Knight.manifest.json").is_file()

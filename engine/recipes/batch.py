@@ -86,12 +86,14 @@ class Export:
 
     name : template of finished files' names (``BatchAsset.export_name`` is it, filled in)
     overwrite : replace files of another run; without: a new {version}
+    profiles : engines that every finished asset is written for, into exports/PROFILE/ID
     """
 
     name: str = "{id}"
     overwrite: bool = False
     gallery: bool = True
     sheets: bool = True
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,4 +186,6 @@ def _budget(table: BudgetTable | None) -> Budget:
 
 
 def _export(table: ExportTable | None) -> Export:
-    return Export() if table is None else Export(**table.model_dump())
+    if table is None:
+        return Export()
+    return Export(**{**table.model_dump(), "profiles": tuple(dict.fromkeys(table.profiles))})

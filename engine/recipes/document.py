@@ -61,6 +61,9 @@ class ExportTable(Strict):
     overwrite: bool = Field(False, description="replace another run's files of the same names; without: a new version")
     gallery: bool = Field(True, description="write gallery/index.html")
     sheets: bool = Field(True, description="write the contact sheets")
+    profiles: list[Literal["unity", "unreal", "godot", "web", "blender", "print"]] = Field(
+        default_factory=list, description="write every finished asset for these engines too, as maquette export does, "
+                                          "into exports/PROFILE/ID")
 
 
 def _told(field: FieldInfo, name: str) -> tuple[Any, Any]:
