@@ -218,7 +218,7 @@ def _plain(report: CheckReport) -> None:
         scan = scan_obj(report.path, MOST_TRIANGLES)
         report.findings += scan.findings
         report.figures |= {"triangles": scan.triangles, "vertices": scan.vertices, "materials": len(scan.materials),
-                           "textures": len(scan.textures)}
+                           "textures": len(set(scan.textures))}
         name_findings(report, scan.objects, "objects")
         texture_findings(report, _heads(report, scan.textures))
         if report.count("error"):
