@@ -43,7 +43,7 @@ def test_a_finely_cut_box_becomes_twelve_triangles_without_any_error():
     level = Collapser(mesh.vertices, mesh.faces).to(12)
     assert len(level.faces) == 12 and level.cost < 1e-4
     assert volume(level.vertices, level.faces) == pytest.approx(1.2 * 0.8 * 0.6, abs=1e-5)
-    assert {tuple(v) for v in np.abs(level.vertices).round(5).tolist()} == {(0.6, 0.4, 0.3)}
+    np.testing.assert_allclose(np.abs(level.vertices), np.broadcast_to([0.6, 0.4, 0.3], (8, 3)), atol=2e-5)
     assert Collapser(mesh.vertices, mesh.faces).to(4).faces.shape[0] >= 4  # a tetrahedron is the end
 
 
@@ -52,7 +52,7 @@ def test_rims_and_an_even_texture_are_exact_on_a_flat_sheet():
     uvs = vertices[:, :2] @ np.array([[0.5, 0.1], [-0.2, 0.6]]) + 0.2
     level = Collapser(vertices, faces, uvs).to(2)
     assert len(level.faces) == 2 and topology(joined(level)).open_edges == 4
-    assert {tuple(v) for v in level.vertices.round(5).tolist()} == {(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)}
+    assert {tuple(v) for v in level.vertices.round(4).tolist()} == {(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)}
     expected = level.vertices[:, :2] @ np.array([[0.5, 0.1], [-0.2, 0.6]]) + 0.2
     np.testing.assert_allclose(level.uvs, expected, atol=1e-5)
 
