@@ -178,8 +178,9 @@ def worker_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
 
 def kill_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
     """kill -9 at moments of chance, the same command again, until it is through: bytes against an undisturbed run's,
-    results that were there before a kill and written again after it, and stages that were done twice."""
-    fresh(root, "straight", "straight-store", "killed", "killed-store")
+    results that were there before a kill and written again after it, and stages that were done twice. A run that is
+    through before all kills fell is begun anew, so that every one strikes a run."""
+    fresh(root, "straight", "straight-store")
     path = recipe(root / "killed.toml", sizes.killed, sizes)
 
     def words(name: str) -> list[str]:
@@ -187,41 +188,51 @@ def kill_rows(root: Path, sizes: Sizes) -> list[dict[str, Any]]:
     whole = timed(words("straight"))
     told = json.loads((root / "straight" / "manifest.json").read_text())
     start = whole - sum(stage["seconds"] for asset in told["assets"] for stage in asset["stages"])
-    rng, killed = random.Random(11), 0
     longest = start + 2 * (whole - start) / (sizes.kills + 5)  # so that there is work left for the last kill
-    kept: dict[str, tuple[int, int]] = {}
-    rewritten = set()
-    for _ in range(sizes.kills):
-        process = subprocess.Popen(command(words("killed")), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(1.0, longest))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-        now = _stamps(root / "killed-store")
-        rewritten |= {key for key in kept if now.get(key) != kept[key]}
-        kept = now
-    timed(words("killed"))
-    now = _stamps(root / "killed-store")
-    rewritten |= {key for key in kept if now.get(key) != kept[key]}
-    if now.keys() != _stamps(root / "straight-store").keys():
-        raise RuntimeError("the two runs have other keys: weights or versions were changed in the meantime. Again")
-    made = [_bytes(root / f"{name}-store", root / name) for name in ("straight", "killed")]
-    differ = sum(made[0].get(name) != made[1].get(name) for name in made[0].keys() | made[1].keys())
+    straight, rng = _bytes(root / "straight-store", root / "straight"), random.Random(11)
+    killed = rounds = differ = twice = 0
+    while killed < sizes.kills:
+        fresh(root, "killed", "killed-store")
+        rounds += 1
+        kept: dict[str, tuple[int, int]] = {}
+        ended = False
+        while not ended:
+            process = subprocess.Popen(command(words("killed")), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if killed < sizes.kills:
+                try:
+                    process.wait(rng.uniform(1.0, longest))
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    killed += 1
+            ended = process.wait() == 0
+            if process.returncode not in (0, -signal.SIGKILL):
+                raise RuntimeError(f"the run that was killed before ended with exit code {process.returncode}")
+            now = _stamps(root / "killed-store")
+            twice += sum(now.get(key) != stamp for key, stamp in kept.items())
+            kept = now
+        if kept.keys() != _stamps(root / "straight-store").keys():
+            raise RuntimeError("the two runs have other keys: weights or versions were changed in the meantime. Again")
+        made = _bytes(root / "killed-store", root / "killed")
+        differ += sum(straight.get(name) != made.get(name) for name in straight.keys() | made.keys())
+        twice += _done_twice(root / "killed" / "events.jsonl")
+    return [less(row("files that differ after kill -9 and resume", differ, "files", 0, None,
+                     f"{len(straight)} files of results and assets; {killed} kills in {rounds} runs")),
+            less(row("finished stages that ran twice", twice, "stages", 0, None,
+                     f"of {len(kept)} of a run; by the results' files and by the events"))]
+
+
+def _done_twice(events: Path) -> int:
+    """How many stages said more than once that they were done."""
     done: Counter[tuple[str, str]] = Counter()
-    for line in (root / "killed" / "events.jsonl").read_text().splitlines():
+    for line in events.read_text().splitlines():
         try:
             event = json.loads(line)
         except ValueError:
             continue  # torn by a kill
         if event.get("kind") == "done":
             done[event["asset"], event["label"]] += 1
-    twice = sum(count - 1 for count in done.values())
-    return [less(row("files that differ after kill -9 and resume", differ, "files", 0, None,
-                     f"{len(made[0])} files of results and assets; killed {killed} times of {sizes.kills}")),
-            less(row("finished stages that ran twice", max(twice, len(rewritten)), "stages", 0, None,
-                     f"{len(kept)} results were there before the last start"))]
+    return sum(count - 1 for count in done.values())
 
 
 def _stamps(store: Path) -> dict[str, tuple[int, int]]:
