@@ -273,8 +273,8 @@ def _quality(clips: list[Figures]) -> list[Row]:
         row("character_to_clip: keypoint error", mean("keypoints"), "% of height", 5, 0,
             f"by the built-in estimator, which is {mean('keypoints_floor'):.2f} % off on true frames"),
         row("character_to_clip: alpha IoU", mean("iou"), "", 0.9, None,
-            f"network and plain background; error {100 * mean('alpha_error'):.1f} % of the figure's area; worst clip "
-            f"{min(c['iou'] for c in clips):.3f}"),
+            f"by the network that learned what is drawn; error {100 * mean('alpha_error'):.1f} % of the figure's area; "
+            f"worst clip {min(c['iou'] for c in clips):.3f}"),
         row("character_to_clip: alpha flicker", mean("alpha_flicker"), "of the area", None, None,
             f"truth {mean('alpha_flicker_true'):.4f}"),
         row("character_to_clip: colour flicker", mean("colour_flicker"), "levels of 255", None, None,

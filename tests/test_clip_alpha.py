@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -263,3 +264,50 @@ def test_frames_from_the_store_answer_as_the_array(tmp_path):
     (tmp_path / "again").mkdir()
     clip.save(tmp_path / "again")
     assert np.array_equal(Clip.load(tmp_path / "again").frames, truth)
+
+
+def test_frames_that_are_asked_for_are_those_of_the_whole() -> None:
+    """Any of them, alone or with others, looped or not; and no more than four are held."""
+    frames = over_white(discs(7))
+    for loop in (False, True):
+        whole = list(alpha.calmed(frames, alpha.plain(), loop, 0.5))
+        for only in ([0], [6], [2, 3, 6], [0, 5], list(range(7))):
+            found = list(alpha.calmed(frames, alpha.plain(), loop, 0.5, only))
+            assert all(np.array_equal(a, whole[i]) for a, i in zip(found, only, strict=True))
+
+
+def test_a_stopped_clip_goes_on_at_its_next_frame(tmp_path: Path) -> None:
+    """Stopped at the fourth of six frames: the same folder again frees only what is missing, to the same pictures."""
+    truth = discs()
+    opaque = np.concatenate([over_white(truth), np.ones((*truth.shape[:3], 1), np.float32)], -1)
+    looked: list[int] = []
+
+    class Watched:
+        shape, dtype = opaque.shape, opaque.dtype
+
+        def __len__(self) -> int:
+            return len(opaque)
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            looked.append(i)
+            return opaque[i]
+
+    clip = Clip(Watched(), 10.0, False)  # type: ignore[arg-type]
+    whole = np.asarray(clip_alpha(Clip(opaque, 10.0, False), ClipAlpha(), Job(Set())).frames)
+
+    class Here(Job):
+        def folder(self) -> Path:
+            return tmp_path
+
+    class Stops(Here):
+        def progress(self, part: float, preview: Any = None) -> None:
+            if part > 0.6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clip_alpha(clip, ClipAlpha(), Stops(Set()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{i:05d}.png" for i in range(4)]
+    looked.clear()
+    again = clip_alpha(clip, ClipAlpha(), Here(Set()))
+    assert np.array_equal(np.asarray(again.frames), whole)
+    assert set(looked[3:]) == {3, 4, 5}, "the first three looks are at what kind of clip it is"

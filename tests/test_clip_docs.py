@@ -86,7 +86,7 @@ def test_lines_run_with_doubles(line: str, tmp_path: Path, monkeypatch: pytest.M
 def test_the_page_names_every_format_and_every_motion() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert all(about.file in text for about in FORMATS.values()) and all(motion in text for motion in MOTIONS)
-    assert len(LINES) == 9
+    assert len(LINES) == 11
 
 
 @pytest.mark.slow

@@ -187,7 +187,9 @@ def test_a_training_learns_and_goes_on(tmp_path: Path) -> None:
 def test_the_shipped_estimator_reaches_its_figures() -> None:
     card = json.loads((BUILTIN_FOLDER / "pose_estimation" / "card.json").read_text())
     assert card["metrics"]["median_percent"] <= 2 and card["metrics"]["mean_percent"] <= 4
-    assert card["metrics"]["missed"] <= 0.02 and card["metrics"]["imagined"] <= 0.02
+    assert card["metrics"]["soft_median_percent"] <= 2 and card["metrics"]["soft_mean_percent"] <= 3
+    assert card["metrics"]["missed"] <= 0.02 and card["metrics"]["imagined"] <= 0.03
+    assert card["metrics"]["missed_drawn"] <= 0.05 and card["metrics"]["imagined_props"] <= 0.05
     assert entry("maquette/builtin-pose-estimation").parts == ("pose_estimation",)
 
 

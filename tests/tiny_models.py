@@ -48,7 +48,7 @@ def _tokenizer(folder: Path) -> int:
 
 def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
     """Write every part of a built-in set under ``folder`` (half precision, with cards) and return the set."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPConfig, CLIPModel
 
     from engine.clips.poses.network import PoseNet, save_pose_net
@@ -88,14 +88,7 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
         write_card(folder / part, trained_on=dict(digests), words=["a", "red", "blue", "mug", "chair", "view", "front"])
     write_known(folder, digests["clip"], Known(("mug", "chair"), np.zeros(CONTEXT), np.eye(CONTEXT), 1e6))
 
-    UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
-                layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
-                ).half().save_pretrained(folder / "matting")
-    write_card(folder / "matting", trained_on={})
-    UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
-                layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
-                ).half().save_pretrained(folder / "drawn_alpha")
-    write_card(folder / "drawn_alpha", trained_on={})
+    _matting(folder / "matting")
 
     export_view_judge(ViewJudgeNet((8, 8, 8, 8), 16), folder / "view_judge")
     write_card(folder / "view_judge", trained_on={})
@@ -105,7 +98,16 @@ def make_tiny_set(folder: Path, seed: int = 0) -> ModelSet:
     with torch.random.fork_rng(devices=[]):  # what is added here changes no number of what is drawn elsewhere
         torch.manual_seed(seed + 1)
         _clips(folder, {name: digests[name] for name in ("clip", "vae")})
+        _matting(folder / "drawn_alpha")
     return ModelSet("builtin", folder)
+
+
+def _matting(part: Path) -> None:
+    from diffusers import UNet2DModel
+    UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
+                ).half().save_pretrained(part)
+    write_card(part, trained_on={})
 
 
 def _controls(folder: Path, clip: str) -> None:

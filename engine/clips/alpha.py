@@ -12,7 +12,7 @@ loop's first and last frames are neighbours; a clip's ends, which have one neigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,29 +106,30 @@ def by_model(matting: Any, device: str) -> Matte:
     return matte
 
 
-def calmed(frames: Pictures, matte: Matte, loop: bool, tolerance: float = TOLERANCE
-           ) -> Iterator[np.ndarray]:
+def calmed(frames: Pictures, matte: Matte, loop: bool, tolerance: float = TOLERANCE,
+           only: Sequence[int] | None = None) -> Iterator[np.ndarray]:
     """Frames (h, w, 3), read one by one -> frames (h, w, 4), with four in memory at most; see the module.
 
     tolerance : 0 leaves every frame its own matte. A loop's last frame is looked at twice: first and last.
+    only : the numbers of the frames that are wanted, rising; None: all
     """
-    def look(i: int) -> tuple[np.ndarray, np.ndarray]:
-        return frames[i], matte(frames[i])
+    n, looked = len(frames), dict[int, tuple[np.ndarray, np.ndarray]]()
 
-    n = len(frames)
-    loop = loop and n > 2
-    first = here = look(0)
-    before = look(n - 1) if loop and tolerance > 0 else None
-    for i in range(n):
-        after = look(i + 1) if i + 1 < n else first if loop else None
-        freed = here[1]
-        if before is not None and after is not None and tolerance > 0:
+    def look(i: int) -> tuple[np.ndarray, np.ndarray]:
+        if i not in looked:
+            if len(looked) == 4:
+                del looked[next(k for k in looked if k)]  # the one that was looked at first; a loop comes back to 0
+            looked[i] = frames[i], matte(frames[i])
+        return looked[i]
+
+    turns = loop and n > 2
+    for i in range(n) if only is None else only:
+        image, freed = look(i)
+        if tolerance > 0 and (turns or 0 < i < n - 1):
+            (first, a), (last, c) = look((i - 1) % n), look((i + 1) % n)
             freed = freed.copy()
-            freed[..., 3] = calm((before[0], here[0], after[0]),
-                                 (before[1][..., 3], here[1][..., 3], after[1][..., 3]), tolerance)
+            freed[..., 3] = calm((first, image, last), (a[..., 3], freed[..., 3], c[..., 3]), tolerance)
         yield spread(freed)
-        if after is not None:
-            before, here = here, after
 
 
 def calm(colours: tuple[np.ndarray, np.ndarray, np.ndarray], alphas: tuple[np.ndarray, np.ndarray, np.ndarray],

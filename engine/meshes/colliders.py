@@ -3,7 +3,8 @@
 How much of space a shape fills is measured by one set of points that are spread evenly through the mesh's box, inside
 or outside by the winding number, so that open and overlapping parts of a mesh count as one solid. Hulls are CoACD's
 (Wei et al., "Approximate convex decomposition for 3D meshes with collision-aware concavity and tree search", 2022),
-given the mesh simplified first: its time grows with the triangles, and a collider needs few.
+given the mesh simplified first: its time grows with the triangles, and a collider needs few. Where it finds more parts
+than are wanted, engine.meshes.hull_merge joins them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from engine.errors import BadInput
 from engine.meshes.asset import Collider
 from engine.meshes.collapse import Collapser
+from engine.meshes.hull_merge import merge_hulls
 from engine.meshes.measure import topology, volume
 
 POINTS = 30_000
@@ -120,7 +122,7 @@ def has_coacd() -> bool:
 
 def hulls(vertices: np.ndarray, faces: np.ndarray, most: int = 16, triangles: int = TRIANGLES,
           concavity: float = CONCAVITY, **settings: Any) -> tuple[Collider, ...]:
-    """Convex parts of a mesh, at most ``most``. BadInput without CoACD."""
+    """Convex parts of a mesh, at most ``most``; -1: as many as CoACD finds. BadInput without CoACD."""
     if not has_coacd():
         raise BadInput("convex hulls need CoACD, which is not installed", "pip install coacd, or --set "
                        "finish_mesh.colliders=box")
@@ -137,9 +139,13 @@ def hulls(vertices: np.ndarray, faces: np.ndarray, most: int = 16, triangles: in
     chosen: dict[str, Any] = {"preprocess_mode": mode, "preprocess_resolution": 60, "resolution": 1000,
                               "mcts_nodes": 10, "mcts_iterations": 60, "mcts_max_depth": 2, "max_ch_vertex": CORNERS,
                               "decimate": True, "seed": 0}
+    # Without CoACD's own limit: it joins parts by the depth of dents, which fills a ring; merge_hulls adds less.
     parts = coacd.run_coacd(coacd.Mesh((points - low) / size, small.place[small.faces]), threshold=concavity,
-                            max_convex_hull=most, **{**chosen, **settings})
-    return tuple(hull_collider(np.asarray(v) * size + low) for v, _ in parts if len(v) >= 4)
+                            max_convex_hull=-1, **{**chosen, **settings})
+    made = tuple(hull_collider(np.asarray(v) * size + low) for v, _ in parts if len(v) >= 4)
+    if most < 0 or len(made) <= most:
+        return made
+    return tuple(hull_collider(part) for part in merge_hulls([one.vertices for one in made], most, CORNERS))
 
 
 def solid_points(vertices: np.ndarray, faces: np.ndarray, count: int = POINTS) -> tuple[np.ndarray, np.ndarray, float]:

@@ -61,7 +61,7 @@ def builtin(models: ModelSet, role: str, cards: dict[str, Card], device: str, ke
                                  own("scheduler", lambda f, _: loading.load_scheduler(f)),
                                  loading.size_of(unet, vae()))
     if role == "matting":
-        return keep(role, lambda: loading.load_matting(folder / role, device))
+        return keep(role, lambda: loading.load_matting(folder / role, device, folder / "drawn_alpha"))
     if role == "reference_animation":
         from engine.models import reference_animation
         return reference_animation.builtin(folder, cards[role], clip, vae, keep, device)

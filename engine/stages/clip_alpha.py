@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from engine.artifacts import over_white, save_png
-from engine.clip_artifacts import Clip, FrameFiles
+from engine.artifacts import over_white
+from engine.clip_artifacts import Clip
 from engine.clips import alpha
+from engine.clips.kept import KeptFrames
 from engine.clips.measure import Measure
 from engine.diffusion import mattes
 from engine.errors import BadInput, RunFailed
-from engine.export.scratch import keep_until_gone, scratch_folder
 from engine.job import Job, Params, stage
 
 WHITE = 0.92
@@ -54,10 +54,8 @@ def clip_alpha(clip: Clip, p: ClipAlpha, job: Job) -> Clip:
     method = _method(clip, p, job)
     background = "" if method in ("own", "none") else WORDS[method] + (", calmed over time" if p.calm else "")
     how = background or WORDS[method]
-    folder, measure, covered, empty = scratch_folder(), Measure(clip.loop), 0.0, 0
-    for i, frame in enumerate(_freed(clip, method, p, job)):
-        frame = np.round(np.clip(frame, 0, 1) * 255).astype(np.float32) / 255  # what is kept is what is measured
-        save_png(folder / f"{i:05d}.png", frame)
+    kept, measure, covered, empty = KeptFrames(job, len(clip)), Measure(clip.loop), 0.0, 0
+    for i, frame in enumerate(kept.all(lambda missing: _freed(clip, method, p, job, missing))):
         measure.add(frame)
         covered += float(frame[..., 3].mean()) / len(clip)
         empty += not (frame[..., 3] >= 0.5).any()
@@ -68,9 +66,7 @@ def clip_alpha(clip: Clip, p: ClipAlpha, job: Job) -> Clip:
     if empty:
         job.warn(f"in {empty} of {len(clip)} frames nothing is left once the background is gone")
     _report(measure, clip, how, covered, job)
-    frames = FrameFiles(folder, len(clip))
-    keep_until_gone(frames, folder)
-    return Clip(cast(np.ndarray, frames), clip.fps, clip.loop, {**clip.meta, "alpha": how})
+    return Clip(kept.frames(), clip.fps, clip.loop, {**clip.meta, "alpha": how})
 
 
 def _method(clip: Clip, p: ClipAlpha, job: Job) -> str:
@@ -103,17 +99,19 @@ class _Opaque:
         return over_white(self.clip.frames[i])
 
 
-def _freed(clip: Clip, method: str, p: ClipAlpha, job: Job) -> Iterator[np.ndarray]:
-    if method == "none":
-        return (np.concatenate([over_white(f), np.ones_like(f[..., 3:])], -1) for f in clip.frames)
-    if method == "own":
-        return (alpha.spread(frame) for frame in clip.frames)
+def _freed(clip: Clip, method: str, p: ClipAlpha, job: Job, only: list[int]) -> Iterator[np.ndarray]:
+    """The frames of these numbers, one by one."""
+    if method in ("none", "own"):
+        frames = (clip.frames[i] for i in only)
+        if method == "own":
+            return (alpha.spread(frame) for frame in frames)
+        return (np.concatenate([over_white(f), np.ones_like(f[..., 3:])], -1) for f in frames)
     if method == "plain":
         matte = alpha.plain()
     else:
         by = {"both": alpha.both, "drawn": alpha.drawn, "model": alpha.by_model}[method]
         matte = by(job.model("matting"), job.device)
-    return alpha.calmed(_Opaque(clip), matte, clip.loop, p.calm)
+    return alpha.calmed(_Opaque(clip), matte, clip.loop, p.calm, only)
 
 
 def _report(measure: Measure, clip: Clip, how: str, covered: float, job: Job) -> None:

@@ -24,7 +24,7 @@ from engine.models.sets import BUILTIN_FOLDER
 from engine.training import denoise
 from engine.training.data import Shards, over, to_tensor
 from engine.training.export import export, half
-from engine.training.loop import Draw, State
+from engine.training.loop import Draw, State, load_average
 from engine.training.matting import iou
 from engine.training.pose_estimation import Clips
 from engine.training.soft import through
@@ -50,6 +50,12 @@ def logits(net: nn.Module, pictures: Tensor) -> Tensor:
     zeros = torch.zeros(len(pictures), dtype=torch.long, device=pictures.device)
     made: Tensor = net(pictures * 2 - 1, zeros).sample
     return made.float()
+
+
+def overlap(p: Tensor, a: Tensor) -> Tensor:
+    """Soft intersection over union of alphas (b, 1, h, w) -> (b,): sum min(p, a) / sum max(p, a), 1 where they are
+    equal (Wang, Ning & Blaschko 2023, "Jaccard metric losses")."""
+    return torch.minimum(p, a).sum((1, 2, 3)) / torch.maximum(p, a).sum((1, 2, 3)).clamp(min=1e-6)
 
 
 class DrawnAlpha:
@@ -81,7 +87,7 @@ class DrawnAlpha:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
             with part.open("wb") as file:
-                np.savez(file, **_animated(self.data, self.work, self.root, self.clips))
+                np.savez(file, **_animated(self.data, self.work, self.root, self.clips))  # type: ignore[arg-type]
             part.replace(path)
         with np.load(path) as found:
             return {split: (found[f"{split}_pictures"], found[f"{split}_alphas"]) for split in ("train", "held_out")}
@@ -120,7 +126,8 @@ class DrawnAlpha:
         y = logits(model, x)
         bce = F.binary_cross_entropy_with_logits(y, a)
         l1 = (y.sigmoid() - a).abs().mean()
-        return bce + l1, {"bce": float(bce.detach()), "l1": float(l1.detach()), "iou": float(iou(y, a).mean())}, len(x)
+        told = {"bce": float(bce.detach()), "l1": float(l1.detach()), "iou": float(iou(y, a).mean())}
+        return bce + l1 + (1 - overlap(y.sigmoid(), a)).mean(), told, len(x)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -136,12 +143,12 @@ class DrawnAlpha:
             rgba = self.held_out_props.rgba(rows, rng.integers(self.held_out_props.views, size=64))
             shown["props_iou"] = self._seen(rgba, rng)
         if self.animated:
-            pictures, alphas = self.animated["held_out"]
-            shown["animated_iou"] = (to_tensor(pictures / np.float32(255), 0.0),
+            drawn, alphas = self.animated["held_out"]
+            shown["animated_iou"] = (to_tensor(drawn / np.float32(255), 0.0),
                                      to_tensor(alphas[..., None] / np.float32(255), 0.0))
-        for name, (pictures, alphas) in shown.items():
+        for name, (pictures, true) in shown.items():
             scores = [iou(logits(model, x.to(device)).cpu(), a) for x, a in zip(
-                pictures.split(16), alphas.split(16), strict=True)]
+                pictures.split(16), true.split(16), strict=True)]
             found[name] = float(torch.cat(scores).mean())
         return found
 
@@ -179,11 +186,14 @@ class DrawnAlpha:
 
 
 def _animated(data: Path, work: Path, root: Path, clips: int) -> dict[str, np.ndarray]:
-    """What reference animation draws of train clips, and of held-out ones, beside their true alpha: its first step's
-    networks where a training left them in ``work``, else the committed ones."""
+    """What reference animation draws of train clips, and of held-out ones, beside their true alpha: the networks that
+    trainings left in ``work``, else the committed ones."""
     from engine.training.animate import AnimateMotion
     trainer = AnimateMotion(data, 16, work, root)
-    model, out = trainer.model.eval(), {}
+    kept = work / AnimateMotion.name
+    task: Any = trainer
+    model: Any = load_average(task, kept).ema if (kept / "state.pt").exists() else trainer.model
+    model, out = model.eval(), {}
     for split, source, count in (("train", trainer.train, clips), ("held_out", trainer.held_out, LOOKED)):
         chosen = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
         length = source.frames.shape[1]

@@ -15,8 +15,8 @@ from engine.models.packed import pack_file
 from engine.models.sets import BUILTIN_FOLDER
 
 BEFORE = "before.json"
-PACKED = ("text_to_image", "novel_view", "reference_animation", "motion", "matting", "judge", "image_prompt",
-          "control_edges", "control_depth", "control_pose", "control_parts")
+PACKED = ("text_to_image", "novel_view", "reference_animation", "motion", "matting", "drawn_alpha", "judge",
+          "image_prompt", "control_edges", "control_depth", "control_pose", "control_parts")
 """Parts large enough that a byte a number instead of two is worth it: without, not all would fit into 40 MB."""
 
 

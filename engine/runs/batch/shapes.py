@@ -112,6 +112,12 @@ class Shape:
         """role -> digest of the weights that the keys were learned with."""
         return {role: sha for stage in self.data["stages"] for role, sha in stage["weights"].items()}
 
+    def requests(self, seed: int, seed_id: str, words: Words) -> dict[str, str]:
+        """label -> request key: what was asked, whatever gates made of it."""
+        known = self.keys(seed, seed_id, words, lambda key, gated: None)
+        assert known is not None  # nothing is refused where nothing is kept
+        return {stage.label: stage.request for stage in known}
+
     def keys(self, seed: int, seed_id: str, words: Words, metrics: Metrics) -> list[StageKeys] | None:
         """None where a gate refused a kept attempt: what the next one's parameters are, the slow way knows."""
         texts = {name: _spelled(words[name]()) for name in self.slots}
