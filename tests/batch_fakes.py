@@ -111,7 +111,8 @@ class Shape(Params):
 
 @stage(version=1, gates=(Gate("mean", minimum=0.0, explain="too dark"),), attempts=2)
 def shape(picture: Picture, p: Shape, job: Job) -> Picture:
-    job.metric("mean", float(picture.image.mean()) if "dark" not in picture.caption else -1.0)
+    refused = "dark" in picture.caption or ("dusky" in picture.caption and job.seed() % 2 == 1)
+    job.metric("mean", -1.0 if refused else float(picture.image.mean()))
     _called(job, picture.caption)
     return Picture(picture.image * p.factor, picture.caption)
 

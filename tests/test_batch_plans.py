@@ -16,10 +16,11 @@ from engine.runs.batch.estimate import estimate
 from engine.runs.batch.executor import AssetResult, AssetTask
 from engine.runs.batch.journal import Journal, Known, read_journal
 from engine.runs.batch.picks import offer_picks, read_picks
-from engine.runs.batch.planning import BatchPlan, plan_batch
+from engine.runs.batch.planning import BatchPlan, _Look, plan_batch
 from engine.runs.batch.shapes import slow_keys
 from engine.runs.batch.why import changes
 from engine.runs.batch.work import work
+from engine.runs.keys import seed_of
 from engine.runs.store import Store
 
 
@@ -104,6 +105,22 @@ def test_a_refused_attempt_in_the_store_is_judged_as_a_run_would(tmp_path: Path)
     plan = planned([dark, FakeAsset("light")], tmp_path)
     assert [(p.state, p.why) for p in plan.assets] == [
         ("refused", "every kept attempt at shape was refused by its gates"), ("run", "draw was not made yet")]
+
+
+def test_what_is_finished_is_known_by_what_was_asked(tmp_path: Path, journal: Journal) -> None:
+    """A first attempt was refused, a second taken: nothing is reckoned slowly while the files are as they were."""
+    odd = next(s for s in range(100) if [seed_of(s, "dusk", "shape", 0, n) % 2 for n in (0, 1)] == [1, 0])
+    dusk = FakeAsset("dusk", seed=odd, prompt="a dusky thing")
+    assert made(tmp_path, dusk, journal).status == "done"
+    look = _Look(Store(tmp_path / "store"))
+    slow = slow_keys(FakePlanner(tmp_path / "store").plan(dusk.recipe), look.metrics)
+    plan = planned([dusk], tmp_path, journal.known)
+    assert plan.slow == 0 and plan.assets[0].state == "finished" and plan.assets[0].stages == slow
+    elsewhere = planned([dusk], tmp_path)
+    assert elsewhere.slow == 1 and elsewhere.assets[0].state == "cached" and elsewhere.assets[0].stages == slow
+    for path in (tmp_path / "out" / "assets" / "dusk").rglob("*.png"):
+        path.unlink()
+    assert planned([dusk], tmp_path, journal.known).slow == 1
 
 
 def test_why_names_the_part_that_changed(tmp_path: Path, journal: Journal) -> None:

@@ -136,7 +136,7 @@ def hulls(vertices: np.ndarray, faces: np.ndarray, most: int = 16, triangles: in
     found = topology(small.place[small.faces])
     # Its own remeshing thickens what is thin and takes most of the time: only where the surface is not sound.
     mode = "off" if found.watertight and found.manifold else "on"
-    chosen: dict[str, Any] = {"preprocess_mode": mode, "preprocess_resolution": 60, "resolution": 1000,
+    chosen: dict[str, Any] = {"preprocess_mode": mode, "preprocess_resolution": 60, "resolution": 500,
                               "mcts_nodes": 10, "mcts_iterations": 60, "mcts_max_depth": 2, "max_ch_vertex": CORNERS,
                               "decimate": True, "seed": 0}
     # Without CoACD's own limit: it joins parts by the depth of dents, which fills a ring; merge_hulls adds less.
