@@ -292,7 +292,7 @@ def test_what_is_exported_is_loaded_and_draws(house: Path, tmp_path: Path, make:
     assert "`python -m engine.training animate_frames`" in (folder / "card.md").read_text()
     model = ModelSet("builtin", house / "weights").load("reference_animation")
     assert isinstance(model, ReferenceAnimation) and (model.size, model.window, model.overlap) == (SIZE, 16, 4)
-    assert (model.steps, model.guidance, model.noise_shared) == (2, 1.0, 0.5)
+    assert (model.steps, model.guidance, model.noise_shared) == (2, 1.0, 1.0)
     for mine, theirs in ((task.model.reference, model.reference), (task.model.guider, model.guider),
                          (task.model.denoising, model.denoising)):
         told = theirs.state_dict()
