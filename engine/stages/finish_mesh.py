@@ -97,7 +97,7 @@ class FinishMesh(Params):
         return value
 
 
-@stage(version=1, gates=(Gate("uv_overlap", maximum=0.01, explain="charts of the texture overlap"),))
+@stage(version=2, gates=(Gate("uv_overlap", maximum=0.01, explain="charts of the texture overlap"),))
 @torch.no_grad()
 def finish_mesh(mesh: TexturedMesh, p: FinishMesh, job: Job) -> GameAsset:
     """Mend, place, simplify, unwrap where needed, bake, chain levels, wrap colliders, and measure each.
