@@ -23,10 +23,13 @@ def show_exported(made: Exported, console: Console | None = None) -> None:
     out = console or Console()
     for text in made.notes:
         out.print(Text(f"note: {text}", style="yellow"))
-    table = Table("level", "triangles", "vertices", "below screen height", box=None, pad_edge=False)
-    for lod in made.manifest.get("lods", []):
-        table.add_row(lod["name"], f"{lod['triangles']:,}", f"{lod['vertices']:,}", f"{lod['screen_size']:.0%}")
-    if made.manifest.get("lods"):
+    levels = made.manifest.get("lods", [])
+    shown = ("shown below",) if len(levels) > 1 else ()
+    table = Table("level", "triangles", "vertices", *shown, box=None, pad_edge=False)
+    for lod in levels:
+        below = f"{lod['screen_size']:.0%} of the screen's height"
+        table.add_row(lod["name"], f"{lod['triangles']:,}", f"{lod['vertices']:,}", *([below] if shown else ()))
+    if levels:
         out.print(table)
     if made.manifest.get("colliders"):
         out.print(f"colliders: {len(made.manifest['colliders'])}")

@@ -14,6 +14,7 @@ from test_foreign import OBJ
 from engine.check import khronos
 from engine.check.files import check_file
 from engine.check.report import CheckReport
+from engine.check.surface import surface_figures, uv_set
 from engine.errors import BadInput
 from engine.export.bundle import place, profile_files
 from engine.export.glb import pack, unpack
@@ -153,7 +154,7 @@ def test_other_kinds_of_file(tmp_path: Path) -> None:
     assert check_file(tmp_path / "Mug.ply", tools=False).figures["triangles"] == 576
     place(profile_files(small_asset(), profile("print"), ("stl",)), tmp_path / "print")
     report = check_file(tmp_path / "print" / "Mug.stl", "print", tools=False)
-    assert report.figures["height_m"] == pytest.approx(0.6) and report.figures["depth_m"] == pytest.approx(1.0)
+    assert report.figures["height_m"] == pytest.approx(1.0) and report.figures["depth_m"] == pytest.approx(0.6)
     assert report.exit_code(strict=True) == 0 and "no_units" in codes(report, "info")
     (tmp_path / "x.obj").write_text(OBJ, encoding="ascii")
     assert "missing_file" in codes(check_file(tmp_path / "x.obj", tools=False), "warning")
@@ -221,6 +222,45 @@ def test_its_words_become_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(one.severity, one.code) for one in report.findings if one.source == "khronos"] == [
         ("error", "A"), ("warning", "B"), ("info", "C"), ("hint", "D")]
     assert report.exit_code() == 1 and report.tools["khronos"] == "gltf-validator 9"
+
+
+def test_no_hints_at_what_a_file_need_not_have(tmp_path: Path) -> None:
+    asset = small_asset(levels=1, size=512)
+    alone = GameAsset("Mug", asset.lods, asset.material, asset.colliders)
+    for name, data in profile_files(alone, profile("unity"), ("glb",)).files.items():
+        if name.endswith("_colliders.glb"):
+            (tmp_path / "a.glb").write_bytes(data)
+    report = check_file(tmp_path / "a.glb", tools=False)
+    assert report.figures["colliders"] == 2 and not {"no_normals", "no_uvs"} & codes(report, "hint")
+    (tmp_path / "c.stl").write_bytes(profile_files(asset, profile("print"), ("stl",)).files["Mug.stl"])
+    report = check_file(tmp_path / "c.stl", tools=False)
+    assert report.figures["height_m"] == pytest.approx(1.0) and not report.count("hint")
+
+
+def test_texels_are_too_dense_only_where_no_screen_shows_them() -> None:
+    square, faces = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    for side, texture, said in ((0.1, 1024, False), (1.0, 8192, True), (1.0, 2048, False), (40.0, 2048, True)):
+        report = CheckReport(Path("a.glb"), "glb", "")
+        surface_figures(report, square * side, faces)
+        uv_set(report, "uv", square * side, faces, square[:, :2], texture)
+        assert report.figures["texels_per_m"] == pytest.approx(texture / side)
+        assert ("texel_density" in codes(report, "hint")) == said, (side, texture)
+
+
+def test_more_vertices_than_16_bits_count_are_said_by_export_and_check(tmp_path: Path) -> None:
+    asset = small_asset(levels=1, colliders=0, size=512)
+    lod = asset.lods[0]
+    more = 65_536 - len(lod.vertices)
+    for spare, said in ((more - 1, 0), (more, 1)):
+        grown = [np.concatenate([rows, np.repeat(rows[-1:], spare, 0)]) for rows in
+                 (lod.vertices, lod.normals, lod.uvs, lod.tangents)]
+        large = GameAsset("Mug", (Lod(grown[0], lod.faces, *grown[1:]),), asset.material)
+        for name in ("unity", "unreal", "godot", "web"):
+            notes = profile_files(large, profile(name), ("gltf",), compression="none").notes
+            assert sum("65,535" in text for text in notes) == said, name
+        assert not profile_files(large, profile("blender"), ("gltf",)).notes
+        report = check_file(saved(tmp_path / "a.glb", large), "unity", tools=False)
+        assert ("budget_vertices" in codes(report, "warning")) == bool(said)
 
 
 def test_a_node_that_scales_is_hinted_at(tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ def _gltf(report: CheckReport, tools: bool) -> None:
     about = document.data["asset"]
     extras = about.get("extras")
     licence_findings(report, extras if isinstance(extras, dict) else {}, str(about.get("copyright", "")))
-    if scene.scaled_nodes:
-        report.say("hint", "node_scale", f"{scene.scaled_nodes:,} nodes scale their meshes: engines want it in the "
-                   "vertices")
+    if scene.scaled_nodes and "KHR_mesh_quantization" not in document.data.get("extensionsUsed", ()):
+        count = scene.scaled_nodes
+        many = "1 node scales its mesh" if count == 1 else f"{count:,} nodes scale their meshes"
+        report.say("hint", "node_scale", f"{many}: engines want it in the vertices")
     for look in scene.looks:
         if not look.said_metallic and look.orm_picture is None:
             report.say("hint", "default_metal",
@@ -154,8 +155,8 @@ def _meshes(report: CheckReport, scene: Scene) -> None:
     vertices = np.concatenate([part.vertices for part in main])
     faces = np.concatenate([part.faces + n for part, n in zip(main, first, strict=False)])
     kept = surface_figures(report, vertices, faces)
-    if not len(kept):
-        return
+    if not len(kept) or len(colliders) == len(scene.parts):
+        return  # what no one sees needs neither normals nor UVs
     if all(part.normals is None for part in main):
         report.say("hint", "no_normals", "it has no normals: every engine makes its own")
     _uvs(report, scene, main, vertices, kept)
@@ -229,9 +230,15 @@ def _plain(report: CheckReport) -> None:
     report.figures |= {"triangles": len(file.faces), "vertices": len(file.vertices)}
     vertices = file.vertices
     if report.format == "stl":
-        report.say("info", "no_units", "STL knows no units: its numbers are taken as millimetres, as slicers do")
+        report.say("info", "no_units", "STL knows no units: its numbers are taken as millimetres and Z as up, as "
+                   "slicers do")
         vertices = vertices / 1000
     kept = surface_figures(report, vertices, file.faces)
+    if report.format == "stl":  # Z is up; it can hold neither UVs nor papers
+        told = report.figures
+        if "height_m" in told:
+            told["height_m"], told["depth_m"] = told["depth_m"], told["height_m"]
+        return
     if file.uvs is None:
         report.say("hint", "no_uvs", "it has no UVs")
     elif len(kept):

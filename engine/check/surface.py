@@ -12,6 +12,8 @@ OVERLAP, LIGHTMAP_OVERLAP = 0.02, 0.005
 not."""
 DENSE, SPARSE, SPREAD = 4096.0, 64.0, 8.0
 """Texels a metre beyond which a density is said, and the ratio of its 95th to its 5th percentile."""
+ACROSS = 4096.0
+"""Texels along the longest side that a screen can show: a small thing, seen from near, may be dense."""
 SMALL_M, LARGE_M = 0.002, 1000.0
 
 
@@ -79,9 +81,11 @@ def uv_set(report: CheckReport, name: str, vertices: np.ndarray, faces: np.ndarr
         return
     density = told.texels_per_unit * scale
     report.figures |= {"texels_per_m": density, "texel_spread": told.stretch}
-    if density > DENSE or density < SPARSE:
+    longest = max(report.figures.get(f"{side}_m", 0.0) for side in ("width", "height", "depth"))
+    dense = density > DENSE and density * longest > ACROSS
+    if dense or density < SPARSE:
         report.say("hint", "texel_density", f"{density:,.0f} texels a metre: "
-                   + ("more than a screen shows" if density > DENSE else "it looks blurred near by"))
+                   + ("more than a screen shows" if dense else "it looks blurred near by"))
     if told.stretch > SPREAD:
         report.say("hint", "texel_spread", f"its texels are {told.stretch:.0f} times as dense in some places as in "
                    "others")

@@ -64,7 +64,7 @@ def profile_files(asset: GameAsset, wanted: Profile, formats: Sequence[str], *, 
     largest : pixels a side of pictures; None: the profile's; key : what it was made from (:func:`place`)
     BadInput where a format needs something that is not installed.
     """
-    bundle = Bundle(asset.name, wanted, notes=list(notes))
+    bundle = Bundle(asset.name, wanted, notes=[*notes, *_too_many(asset, wanted)])
     size = min(largest or wanted.largest, wanted.largest)
     inside = Pictures(wanted.picture, size)
     beside = Pictures("png", size, directx=wanted.normal_y < 0)
@@ -90,6 +90,16 @@ def profile_files(asset: GameAsset, wanted: Profile, formats: Sequence[str], *, 
         bundle.add({f"{FOLDER}/{asset.name}_orm.png": beside.encoded(m.orm, "orm")[1]})
     bundle.manifest = _manifest(bundle, asset, formats, key)
     return bundle
+
+
+def _too_many(asset: GameAsset, wanted: Profile) -> list[str]:
+    """A line for the levels that a 16-bit index does not reach."""
+    if wanted.vertices > 65_535:  # editors and slicers
+        return []
+    levels = _levels(asset, wanted, wanted.lods == "nodes")
+    large = [(name, len(lod.vertices)) for name, lod in levels if len(lod.vertices) > wanted.vertices]
+    return [f"{name} has {count:,} vertices, more than {wanted.vertices:,}: {wanted.name} takes it with 32-bit "
+            "indices, which some devices lack; --triangles makes fewer" for name, count in large[:1]]
 
 
 # -- one format each ---------------------------------------------------------------------------------------------------
